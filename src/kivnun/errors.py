@@ -1,0 +1,67 @@
+"""Every error that a user can fix: a code, the problem with its value, and one hint.
+
+Two kinds of errors exist in Kivnun. `UserError` is printed without a traceback and ends a command with exit status 2;
+everything else is our bug and is shown whole. Each code in `CODES` has a section in `docs/reference/errors.md`.
+"""
+
+from collections.abc import Sequence
+
+EXIT_STATUS = 2
+
+CODES: dict[str, str] = {
+    "adapter-invalid": "An adapter folder does not fit the base model or holds values that are not finite.",
+    "answer-cut": "A row is longer than `max_seq_len`, so that its answer would be cut away.",
+    "artifact-damaged": "A file of a finished stage differs from the hash written when the stage ended.",
+    "data-empty": "A data file holds no rows.",
+    "data-encoding": "A data file is not valid UTF-8.",
+    "data-field": "A row lacks a field, or the field is null or empty.",
+    "data-format": "A data file's format is not one that Kivnun reads.",
+    "data-malformed": "A line of a data file cannot be parsed.",
+    "data-missing": "A data file does not exist.",
+    "disk-full": "The disk filled up while a result was written; nothing half-written is kept.",
+    "export-failed": "The ONNX model could not be built or is incomplete.",
+    "logits-not-finite": "A model produced logits that are NaN or infinite.",
+    "file-exists": "A file would be overwritten.",
+    "loss-not-finite": "The training loss or gradient became NaN or infinite.",
+    "messages-invalid": "A row's `messages` do not follow the OpenAI chat format.",
+    "model-invalid": "A model folder lacks a file that is needed, such as its tokenizer.",
+    "model-missing": "A model folder does not exist, or a hub id cannot be fetched.",
+    "nothing-to-learn": "A row, or the whole data set, has no token to train on.",
+    "parity-failed": "Two forms of the same model answer differently beyond ties.",
+    "prompt-invalid": "A prompt is empty, or leaves no room for an answer in the model's context.",
+    "recipe-invalid": "A recipe has unknown fields, wrong types or values out of range.",
+    "recipe-missing": "The recipe file does not exist.",
+    "run-folder-taken": "A folder that exists and is not a run folder would be used as one.",
+    "run-locked": "Another process is working in the same run folder.",
+    "run-missing": "A run folder does not exist or lacks the stage that a command needs.",
+    "sampling-invalid": "A sampling value, such as the temperature, is out of range.",
+    "split-too-small": "There are too few rows for the split that the recipe asks for.",
+    "stage-unsupported": "The recipe asks for something that this stage cannot do.",
+    "target-modules": "`target_modules` names a layer that the model does not have.",
+    "template-field": "A template names a field that the data does not have, or has no field at all.",
+}
+
+
+class UserError(Exception):
+    """A problem that the user can fix.
+
+    Args:
+        code: One of `CODES`.
+        problem: What is wrong, with the value, on one line and without a full stop.
+        hint: One action that mends it.
+        details: Further lines, such as `file:4: method.rnk: unknown field`.
+    """
+
+    def __init__(self, code: str, problem: str, *, hint: str, details: Sequence[str] = ()) -> None:
+        if code not in CODES:
+            raise AssertionError(f"error code {code!r} is not listed in kivnun.errors.CODES")
+        super().__init__(problem)
+        self.code = code
+        self.problem = problem
+        self.hint = hint
+        self.details = tuple(details)
+
+    def __str__(self) -> str:
+        """The text that the command line prints."""
+        lines = [f"error[{self.code}]: {self.problem}", *(f"  {line}" for line in self.details), f"hint: {self.hint}"]
+        return "\n".join(lines)
