@@ -1,0 +1,36 @@
+"""What to do: the recipe's schema, loading with overrides, and its documentation."""
+
+from kivnun.recipe.dump import dump_recipe
+from kivnun.recipe.load import LoadedRecipe, load_recipe
+from kivnun.recipe.schema import (
+    DataSection,
+    EvaluationSection,
+    FullMethod,
+    LoraMethod,
+    Method,
+    NewModel,
+    NewTokenizer,
+    OptimizationSection,
+    Recipe,
+    SplitSection,
+    TrainingSection,
+)
+from kivnun.recipe.templates import template_fields
+
+__all__ = [
+    "DataSection",
+    "EvaluationSection",
+    "FullMethod",
+    "LoadedRecipe",
+    "LoraMethod",
+    "Method",
+    "NewModel",
+    "NewTokenizer",
+    "OptimizationSection",
+    "Recipe",
+    "SplitSection",
+    "TrainingSection",
+    "dump_recipe",
+    "load_recipe",
+    "template_fields",
+]

@@ -1,0 +1,282 @@
+"""Rules between the fields of a recipe: each check returns every problem it finds, with the field that is to blame."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pydantic_core import PydanticCustomError
+
+from kivnun.recipe.templates import template_fields
+
+if TYPE_CHECKING:  # the sections call these rules, so that a recipe built in Python is checked as well
+    from kivnun.recipe.schema import (
+        DataSection,
+        EvaluationSection,
+        NewModel,
+        OptimizationSection,
+        Recipe,
+        SplitSection,
+        TrainingSection,
+    )
+
+RULES_ERROR: Final = "rules"
+"""The pydantic error type under which broken rules travel; the loader unfolds them."""
+
+
+class Problem(NamedTuple):
+    """One broken rule."""
+
+    path: str
+    """The field to blame, relative to the section that was checked."""
+    message: str
+    """What is wrong, with the value."""
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Refuse a section for all its problems at once.
+
+    Raises:
+        PydanticCustomError: When there is a problem; the list travels in its context.
+    """
+    if problems:
+        text = "; ".join(f"{path}: {message}" for path, message in problems)
+        raise PydanticCustomError(RULES_ERROR, "{text}", {"text": text, "problems": [tuple(p) for p in problems]})
+
+
+def check_new_model(model: "NewModel") -> list[Problem]:
+    """The heads of a new model must divide its width."""
+    heads, kv_heads, width = model.num_attention_heads, model.num_key_value_heads, model.hidden_size
+    problems: list[Problem] = []
+    if width % heads:
+        problems.append(Problem("hidden_size", f"{width} is not a multiple of num_attention_heads ({heads})"))
+    elif (width // heads) % 2:
+        text = f"{width} / num_attention_heads ({heads}) = {width // heads}; rotary positions need an even head size"
+        problems.append(Problem("hidden_size", text))
+    if heads % kv_heads:
+        problems.append(Problem("num_key_value_heads", f"{kv_heads} does not divide num_attention_heads ({heads})"))
+    return problems
+
+
+def check_split(split: "SplitSection") -> list[Problem]:
+    """Fractions must leave rows to train on."""
+    fractions = [size for size in (split.validation, split.test) if isinstance(size, float)]
+    if sum(fractions) >= 1:
+        text = f"{split.test} and validation ({split.validation}) leave no rows to train on"
+        return [Problem("test", text)]
+    return []
+
+
+def check_data(data: "DataSection") -> list[Problem]:
+    """Templates must be readable and not compete; files must not be used twice; columns must exist."""
+    return [*_check_row_format(data), *_check_templates(data), *_check_columns(data), *_check_files(data)]
+
+
+def _check_row_format(data: "DataSection") -> list[Problem]:
+    """Exactly one way to turn a row into text."""
+    problems: list[Problem] = []
+    halves = (data.prompt_template, data.answer_template)
+    ways = {
+        "text_template": data.text_template is not None,
+        "prompt_template and answer_template": any(halves),
+        "messages": data.messages is not None,
+    }
+    used = [way for way, is_used in ways.items() if is_used]
+    if len(used) > 1:
+        blamed = {"prompt_template and answer_template": "prompt_template" if halves[0] else "answer_template"}
+        text = f"cannot stand beside {used[0]}; keep one way to turn a row into text"
+        problems.append(Problem(blamed.get(used[-1], used[-1]), text))
+    if any(halves) and not all(halves):
+        given, absent = ("prompt_template", "answer_template") if halves[0] else ("answer_template", "prompt_template")
+        problems.append(Problem(given, f"goes with {absent}, which is missing"))
+    return problems
+
+
+def _check_templates(data: "DataSection") -> list[Problem]:
+    """Every template names at least one field, in braces that match."""
+    problems: list[Problem] = []
+    for name, template in _templates(data):
+        try:
+            fields = template_fields(template)
+        except ValueError as error:
+            problems.append(Problem(name, str(error)))
+            continue
+        if not fields and name != "prompt_template":
+            problems.append(Problem(name, "has no field in braces, so that every row would be the same"))
+        if name == "text_template" and len(fields) > 1 and fields[-1] in fields[:-1]:
+            problems.append(Problem(name, f"the answer {{{fields[-1]}}} also stands in the prompt"))
+    return problems
+
+
+def _check_columns(data: "DataSection") -> list[Problem]:
+    """Columns that are named must be in the parallel files, and value names must be of use."""
+    problems: list[Problem] = []
+    fields = readable_fields(data)
+    columns = tuple(data.train) if isinstance(data.train, dict) else None
+    if columns is not None:
+        named = [(name, field) for name, template in _templates(data) for field in _fields_or_none(template)]
+        if data.split.stratify_by is not None:
+            named.append(("split.stratify_by", data.split.stratify_by))
+        if data.messages is not None:
+            named.append(("messages", data.messages))
+        for path, field in dict.fromkeys(named):
+            if field not in columns:
+                problems.append(Problem(path, f"`{field}` is not a column of train{_suggest(field, columns)}"))
+    if fields:
+        used = {*fields, data.split.stratify_by}
+        for column in data.value_names:
+            if column not in used:
+                text = f"no template has a field `{column}`{_suggest(column, fields)}"
+                problems.append(Problem(f"value_names.{column}", text))
+    return problems
+
+
+def _check_files(data: "DataSection") -> list[Problem]:
+    """No file is given twice: rows that are trained must not be evaluated."""
+    problems: list[Problem] = []
+    seen: dict[str, str] = {}
+    for name, files in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        for file in list_files(files):
+            if file in seen:
+                where = "given twice" if seen[file] == name else f"also in {seen[file]}"
+                problems.append(Problem(name, f"`{file}` is {where}"))
+            seen.setdefault(file, name)
+        if isinstance(files, dict) and isinstance(data.train, dict) and set(files) != set(data.train):
+            text = f"its columns ({', '.join(files)}) differ from those of train ({', '.join(data.train)})"
+            problems.append(Problem(name, text))
+    if data.split.stratify_by is not None and data.validation is not None and data.test is not None:
+        text = "has no effect, since validation and test files are both given"
+        problems.append(Problem("split.stratify_by", text))
+    return problems
+
+
+def check_training(training: "TrainingSection") -> list[Problem]:
+    """Settings must have an effect."""
+    if training.schedule == "constant" and training.final_learning_rate_ratio > 0:
+        text = f"{training.final_learning_rate_ratio} has no effect on the constant schedule"
+        return [Problem("final_learning_rate_ratio", text)]
+    return []
+
+
+def check_evaluation(evaluation: "EvaluationSection") -> list[Problem]:
+    """A classification has a label, a generation none."""
+    if evaluation.task == "classification" and evaluation.label is None:
+        return [Problem("label", "is missing; a classification needs the column of the label")]
+    if evaluation.task == "generation" and evaluation.label is not None:
+        return [Problem("label", f"`{evaluation.label}` has no effect on the task generation")]
+    return []
+
+
+def check_optimization(optimization: "OptimizationSection") -> list[Problem]:
+    """Settings of int4 must have an effect."""
+    if optimization.precision == "fp32" and optimization.min_int4_agreement is not None:
+        return [Problem("min_int4_agreement", "has no effect on precision fp32")]
+    return []
+
+
+def check_recipe(recipe: "Recipe") -> list[Problem]:
+    """Rules that span sections."""
+    return [
+        *_check_new_weights(recipe),
+        *_check_held_out_rows(recipe),
+        *_check_objective(recipe),
+        *_check_label(recipe),
+    ]
+
+
+def _check_new_weights(recipe: "Recipe") -> list[Problem]:
+    """Random weights must all be trained, on rows that fit."""
+    model = recipe.base_model
+    if isinstance(model, str):
+        return []
+    problems: list[Problem] = []
+    if recipe.method.kind != "full":
+        text = f"{recipe.method.kind} would leave the random weights of a new model untrained; use full"
+        problems.append(Problem("method.kind", text))
+    if recipe.data.max_seq_len > model.max_position_embeddings:
+        text = f"{recipe.data.max_seq_len} exceeds max_position_embeddings ({model.max_position_embeddings})"
+        problems.append(Problem("data.max_seq_len", text))
+    return problems
+
+
+def _check_held_out_rows(recipe: "Recipe") -> list[Problem]:
+    """What is measured needs rows to measure on."""
+    data, training = recipe.data, recipe.training
+    problems: list[Problem] = []
+    if recipe.evaluation is not None and data.test is None and data.split.test == 0:
+        problems.append(Problem("data.split.test", "is 0, but the evaluation needs test rows"))
+    if data.validation is None and data.split.validation == 0:
+        settings = {
+            "training.validate_every_steps": training.validate_every_steps,
+            "training.early_stopping_patience": training.early_stopping_patience,
+        }
+        text = "needs validation rows, but data.split.validation is 0"
+        problems += [Problem(path, text) for path, value in settings.items() if value is not None]
+    return problems
+
+
+def _check_objective(recipe: "Recipe") -> list[Problem]:
+    """Running text has no prompt and no answer."""
+    if recipe.training.objective == "supervised":
+        return []
+    settings = {
+        "data.prompt_template": recipe.data.prompt_template,
+        "data.answer_template": recipe.data.answer_template,
+        "data.messages": recipe.data.messages,
+    }
+    text = "has no effect on the objective text, which trains every token"
+    problems = [Problem(path, text) for path, value in settings.items() if value is not None]
+    if recipe.evaluation is not None and recipe.data.text_template is None:
+        problems.append(Problem("evaluation", "needs a prompt and an answer, but the objective is text"))
+    return problems
+
+
+def _check_label(recipe: "Recipe") -> list[Problem]:
+    """The label of a classification is what the model is trained to answer."""
+    label = recipe.evaluation.label if recipe.evaluation is not None else None
+    answers = _answer_fields(recipe.data)
+    if label is None or not answers or label in answers:
+        return []
+    text = f"`{label}` is not the field that is answered ({', '.join(answers)}){_suggest(label, answers)}"
+    return [Problem("evaluation.label", text)]
+
+
+def readable_fields(data: "DataSection") -> tuple[str, ...]:
+    """Every field that the templates of a section name, once each."""
+    return tuple(dict.fromkeys(field for _, template in _templates(data) for field in _fields_or_none(template)))
+
+
+def _answer_fields(data: "DataSection") -> tuple[str, ...]:
+    if data.answer_template is not None:
+        return _fields_or_none(data.answer_template)
+    return _fields_or_none(data.text_template)[-1:] if data.text_template is not None else ()
+
+
+def _templates(data: "DataSection") -> list[tuple[str, str]]:
+    named = (
+        ("text_template", data.text_template),
+        ("prompt_template", data.prompt_template),
+        ("answer_template", data.answer_template),
+    )
+    return [(name, template) for name, template in named if template is not None]
+
+
+def _fields_or_none(template: str) -> tuple[str, ...]:
+    """The fields of a template; none if it cannot be read, which is another rule's problem."""
+    try:
+        return template_fields(template)
+    except ValueError:
+        return ()
+
+
+def list_files(files: "str | Sequence[str] | dict[str, str] | None") -> tuple[str, ...]:
+    """The files of a data field in any of its forms."""
+    if files is None:
+        return ()
+    if isinstance(files, str):
+        return (files,)
+    return tuple(files.values()) if isinstance(files, dict) else tuple(files)
+
+
+def _suggest(word: str, words: Iterable[str]) -> str:
+    close = get_close_matches(word, list(words), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
