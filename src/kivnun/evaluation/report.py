@@ -1,0 +1,189 @@
+"""The report of one run: a single HTML file that needs no network and no script."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kivnun.evaluation import wording
+from kivnun.evaluation.compare import Outcome, OutcomeGroups
+from kivnun.evaluation.metrics import is_right
+from kivnun.evaluation.plots import draw_losses
+from kivnun.evaluation.results import BASE, MAJORITY, TUNED, Confusion, Estimate, PairedComparison, Scores, Task
+
+TEMPLATE = "report.html.jinja"
+SMALL_SPLIT = 50
+LONG_TEXT = 1200
+
+
+@dataclass(frozen=True)
+class ParityLine:
+    """One form of the model (adapter, merged, ONNX, int4) and how far its answers agree with the reference form."""
+
+    name: str
+    precision: str
+    size_bytes: int
+    tokens_per_second: float
+    num_prompts: int
+    identical: int
+    ties: int
+    different: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """Everything that the report shows, as plain values."""
+
+    title: str
+    created: str
+    task: Task
+    recipe_yaml: str
+    lock: Mapping[str, object]
+    train_losses: Sequence[tuple[int, float]]
+    validation_losses: Sequence[tuple[int, float]]
+    best_step: int | None
+    scores: Sequence[Scores]
+    comparison: PairedComparison | None
+    outcomes: OutcomeGroups | None
+    yardstick_comparison: PairedComparison | None = None
+    perplexity_ratio: Estimate | None = None
+    parity: Sequence[ParityLine] = ()
+    durations: Mapping[str, float] = field(default_factory=dict)
+    tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    max_rows_shown: int = 40
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one system, ready to print."""
+
+    metric: str
+    value: str
+    interval: str
+    is_best: bool
+    bar: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One group of compared rows and how many of them are left out."""
+
+    anchor: str
+    title: str
+    meaning: str
+    rows: Sequence[Outcome]
+    num_rows: int
+
+    @property
+    def num_hidden(self) -> int:
+        """How many rows of the group are not shown."""
+        return self.num_rows - len(self.rows)
+
+
+def render_report(report: ReportInput) -> str:
+    """The whole page as HTML text; every value from outside is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {
+        "duration": wording.say_duration,
+        "size": wording.say_size,
+        "percent": wording.say_percent,
+        "metric_name": wording.say_metric_name,
+        "clip": clip_text,
+    }
+    metrics = list(dict.fromkeys(name for scores in report.scores for name in scores.metrics))
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        verdicts=_verdicts(report),
+        verdict_words=wording.VERDICT_WORDS,
+        perplexity_sentence=report.perplexity_ratio and wording.say_perplexity_ratio(report.perplexity_ratio),
+        metrics=metrics,
+        score_rows=[(scores, score_cells(scores, report.scores, metrics)) for scores in report.scores],
+        groups=_group_rows(report),
+        confusions=_confusions(report.scores),
+        charts=_charts(report),
+        lock_json=json.dumps(report.lock, indent=2, ensure_ascii=False, default=str),
+        is_right=lambda answer, reference: is_right(answer, reference, task=report.task),
+        is_small=report.comparison is not None and report.comparison.num_rows < SMALL_SPLIT,
+    )
+
+
+def clip_text(text: str) -> str:
+    """Long texts up to a limit, saying how much is left out."""
+    hidden = len(text) - LONG_TEXT
+    return text if hidden <= 0 else f"{text[:LONG_TEXT]}… ({hidden:,} more characters)"
+
+
+def score_cells(scores: Scores, everyone: Sequence[Scores], metrics: Sequence[str]) -> list[Cell | None]:
+    """One table row: each metric with its interval, a bar where 0 to 1 is the scale, and whether it is the best."""
+    cells: list[Cell | None] = []
+    for metric in metrics:
+        estimate = scores.metrics.get(metric)
+        if estimate is None:
+            cells.append(None)
+            continue
+        values = [other.metrics[metric].value for other in everyone if metric in other.metrics]
+        best = min(values) if metric == "perplexity" else max(values)
+        has_scale = metric in {"accuracy", "exact_match", "macro_f1"}
+        cells.append(
+            Cell(
+                metric=metric,
+                value=wording.say_metric(metric, estimate.value),
+                interval=wording.say_interval(metric, estimate),
+                is_best=len(values) > 1 and estimate.value == best and min(values) != max(values),
+                bar=(estimate.low, estimate.value, estimate.high) if has_scale else None,
+            )
+        )
+    return cells
+
+
+def confusion_shades(confusion: Confusion) -> list[tuple[str, int, list[tuple[int, float]]]]:
+    """For each true label: its row count and each cell with its share of the row, which gives the colour."""
+    return [
+        (label, sum(counts), [(count, count / max(1, sum(counts))) for count in counts])
+        for label, counts in zip(confusion.labels, confusion.counts, strict=True)
+    ]
+
+
+def _verdicts(report: ReportInput) -> list[tuple[PairedComparison, str]]:
+    metric = "accuracy" if report.task == "classification" else "exact_match"
+    pairs = [pair for pair in (report.comparison, report.yardstick_comparison) if pair is not None]
+    return [(pair, wording.say_verdict(pair, metric=metric)) for pair in pairs]
+
+
+def _group_rows(report: ReportInput) -> list[RowGroup]:
+    if report.outcomes is None:
+        return []
+    named = [
+        (
+            "regressions",
+            "Regressions",
+            "the base model was right, the tuned model is wrong",
+            report.outcomes.regressions,
+        ),
+        ("fixes", "Fixes", "the base model was wrong, the tuned model is right", report.outcomes.fixes),
+        ("both-wrong", "Both wrong", "neither model is right", report.outcomes.both_wrong),
+    ]
+    return [
+        RowGroup(anchor, title, meaning, rows[: report.max_rows_shown], len(rows))
+        for anchor, title, meaning, rows in named
+    ]
+
+
+def _confusions(everyone: Sequence[Scores]) -> list[tuple[Scores, list[tuple[str, int, list[tuple[int, float]]]]]]:
+    """The tuned model's matrix first, then the base's, then the yardsticks that do more than repeat one label."""
+    order = {TUNED: 0, BASE: 1}
+    shown = [scores for scores in everyone if scores.confusion is not None and scores.name != MAJORITY]
+    shown.sort(key=lambda scores: order.get(scores.name, len(order)))
+    return [(scores, confusion_shades(scores.confusion)) for scores in shown if scores.confusion is not None]
+
+
+def _charts(report: ReportInput) -> dict[str, Markup | None]:
+    losses = (report.train_losses, report.validation_losses, report.best_step)
+    return {"wide": draw_losses(*losses, width=760, height=300), "narrow": draw_losses(*losses, width=360, height=260)}

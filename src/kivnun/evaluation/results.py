@@ -1,0 +1,132 @@
+"""The values that an evaluation ends in: plain, frozen, and dumped with `to_json`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Task = Literal["classification", "generation"]
+Verdict = Literal["better", "worse", "unclear"]
+
+BASE = "base"
+TUNED = "tuned"
+MAJORITY = "majority class"
+LINEAR = "TF-IDF + logistic regression"
+
+OTHER = "(other)"
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value with its 95 % interval and the method that gave the interval."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+
+    def to_json(self) -> dict[str, float | str]:
+        """The fields as JSON values."""
+        return {"value": self.value, "low": self.low, "high": self.high, "method": self.method}
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of true label (row) against answered label (column); the last column holds answers outside the set."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column names: the labels, then `(other)`."""
+        return (*self.labels, OTHER)
+
+    @property
+    def num_other(self) -> int:
+        """How many answers were no label at all."""
+        return sum(row[-1] for row in self.counts)
+
+    def to_json(self) -> dict[str, object]:
+        """The fields as JSON values, with the column names."""
+        return {
+            "labels": list(self.labels),
+            "columns": list(self.columns),
+            "counts": [list(row) for row in self.counts],
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All metrics of one system on one split."""
+
+    name: str
+    num_rows: int
+    metrics: Mapping[str, Estimate]
+    confusion: Confusion | None = None
+
+    def with_metric(self, name: str, estimate: Estimate) -> "Scores":
+        """The same scores with one metric more, such as the perplexity."""
+        return replace(self, metrics={**self.metrics, name: estimate})
+
+    def to_json(self) -> dict[str, object]:
+        """The fields as JSON values."""
+        return {
+            "name": self.name,
+            "num_rows": self.num_rows,
+            "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
+            "confusion": None if self.confusion is None else self.confusion.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two systems on the same rows: who is right where, the difference of their shares right, and McNemar's exact p."""
+
+    baseline: str
+    candidate: str
+    both_right: int
+    only_baseline: int
+    only_candidate: int
+    both_wrong: int
+    difference: Estimate
+    p_value: float
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows were compared."""
+        return self.both_right + self.only_baseline + self.only_candidate + self.both_wrong
+
+    @property
+    def baseline_share(self) -> float:
+        """The share of rows that the baseline had right."""
+        return (self.both_right + self.only_baseline) / self.num_rows
+
+    @property
+    def candidate_share(self) -> float:
+        """The share of rows that the candidate had right."""
+        return (self.both_right + self.only_candidate) / self.num_rows
+
+    @property
+    def verdict(self) -> Verdict:
+        """Better or worse only if the exact test and the interval both say so."""
+        if self.p_value < SIGNIFICANCE and self.difference.low > 0:
+            return "better"
+        if self.p_value < SIGNIFICANCE and self.difference.high < 0:
+            return "worse"
+        return "unclear"
+
+    def to_json(self) -> dict[str, object]:
+        """The fields and the verdict as JSON values."""
+        return {
+            "baseline": self.baseline,
+            "candidate": self.candidate,
+            "num_rows": self.num_rows,
+            "both_right": self.both_right,
+            "only_baseline": self.only_baseline,
+            "only_candidate": self.only_candidate,
+            "both_wrong": self.both_wrong,
+            "difference": self.difference.to_json(),
+            "p_value": self.p_value,
+            "verdict": self.verdict,
+        }

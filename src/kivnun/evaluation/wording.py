@@ -1,0 +1,116 @@
+"""Numbers and verdicts in words, the same in the report and on the command line."""
+
+import math
+
+from kivnun.evaluation.results import Estimate, PairedComparison, Verdict
+
+NBSP = "\u00a0"
+MINUS = "\u2212"
+SECONDS_PER_MINUTE = 60
+LARGE_PERPLEXITY = 1000
+SHARES = frozenset({"accuracy", "exact_match"})
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "exact_match": "exact match",
+    "perplexity": "perplexity",
+}
+VERDICT_WORDS: dict[Verdict, str] = {"better": "Better", "worse": "Worse", "unclear": "No difference shown"}
+
+
+def say_metric_name(metric: str) -> str:
+    """The name of a metric for people."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def say_metric(metric: str, value: float) -> str:
+    """A metric's value: shares in percent, macro-F1 with three decimals, perplexity with two while that is readable."""
+    if metric in SHARES:
+        return say_percent(value)
+    if metric == "macro_f1":
+        return f"{value:.3f}"
+    return f"{value:,.2f}" if value < LARGE_PERPLEXITY else f"{value:,.0f}"
+
+
+def say_interval(metric: str, estimate: Estimate) -> str:
+    """The 95 % interval of a metric."""
+    return f"{say_metric(metric, estimate.low)} to {say_metric(metric, estimate.high)}"
+
+
+def say_percent(share: float) -> str:
+    """A share in percent, one decimal."""
+    return f"{100 * share:.1f}{NBSP}%"
+
+
+def say_points(difference: float) -> str:
+    """A difference of two shares in signed percentage points."""
+    points = round(100 * difference, 1)
+    sign = "+" if points > 0 else MINUS if points < 0 else ""
+    return f"{sign}{abs(points):.1f}"
+
+
+def say_p_value(p_value: float) -> str:
+    """A p value with its relation sign."""
+    if p_value < 0.001:
+        return f"p{NBSP}<{NBSP}0.001"
+    return f"p{NBSP}={NBSP}{p_value:.3f}" if p_value < 0.1 else f"p{NBSP}={NBSP}{p_value:.2f}"
+
+
+def say_duration(seconds: float) -> str:
+    """A duration in the two largest units that matter."""
+    if seconds < 10:
+        return f"{seconds:.1f}{NBSP}s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, SECONDS_PER_MINUTE)
+    if minutes == 0:
+        return f"{rest}{NBSP}s"
+    hours, minutes = divmod(minutes, SECONDS_PER_MINUTE)
+    return f"{hours}{NBSP}h {minutes}{NBSP}min" if hours else f"{minutes}{NBSP}min {rest}{NBSP}s"
+
+
+def say_size(size_bytes: int) -> str:
+    """A file size in decimal units."""
+    if size_bytes < 1000:
+        return f"{size_bytes}{NBSP}B"
+    exponent = min(int(math.log10(size_bytes)) // 3, 4)
+    return f"{size_bytes / 1000**exponent:.1f}{NBSP}{('kB', 'MB', 'GB', 'TB')[exponent - 1]}"
+
+
+def say_rows(num_rows: int) -> str:
+    """A number of rows with its noun."""
+    return f"{num_rows:,}{NBSP}row" if num_rows == 1 else f"{num_rows:,}{NBSP}rows"
+
+
+def say_verdict(comparison: PairedComparison, *, metric: str) -> str:
+    """One sentence: which is better, by how much, and how sure that is."""
+    candidate, baseline = comparison.candidate, comparison.baseline
+    opening = {
+        "better": f"The {candidate} model is better than {_the(baseline)}",
+        "worse": f"The {candidate} model is worse than {_the(baseline)}",
+        "unclear": f"No difference between the {candidate} model and {_the(baseline)} is shown",
+    }[comparison.verdict]
+    difference = comparison.difference
+    return (
+        f"{opening}: {say_metric_name(metric)} {say_percent(comparison.candidate_share)} against "
+        f"{say_percent(comparison.baseline_share)} on {say_rows(comparison.num_rows)} "
+        f"of the test split, a difference of {say_points(difference.value)}{NBSP}points (95{NBSP}% interval "
+        f"{say_points(difference.low)} to {say_points(difference.high)}; exact McNemar "
+        f"{say_p_value(comparison.p_value)})."
+    )
+
+
+def say_perplexity_ratio(ratio: Estimate) -> str:
+    """One sentence on the perplexity of tuned against base."""
+    opening = (
+        "Tuning lowered the perplexity of the right answers"
+        if ratio.high < 1
+        else "Tuning raised the perplexity of the right answers"
+        if ratio.low > 1
+        else "No change of the perplexity of the right answers is shown"
+    )
+    interval = f"95{NBSP}% interval {ratio.low:.3f} to {ratio.high:.3f}"
+    return f"{opening}: {ratio.value:.3f} times that of the base model ({interval})."
+
+
+def _the(name: str) -> str:
+    return f"the {name} model" if name in {"base", "tuned"} else f"the yardstick {name}"
