@@ -19,6 +19,7 @@ CODES: dict[str, str] = {
     "data-malformed": "A line of a data file cannot be parsed.",
     "data-missing": "A data file does not exist.",
     "disk-full": "The disk filled up while a result was written; nothing half-written is kept.",
+    "evaluation-label": "The label column that is evaluated differs from the answer that is trained.",
     "export-failed": "The ONNX model could not be built or is incomplete.",
     "logits-not-finite": "A model produced logits that are NaN or infinite.",
     "file-exists": "A file would be overwritten.",

@@ -91,6 +91,12 @@ def test_problems_of_the_file_and_of_overrides_come_together(recipe_file: Path) 
     assert ["--set method.rank=0", f"{recipe_file}:6"] == [line.split(": ")[0] for line in caught.value.details]
 
 
+def test_the_override_that_won_is_the_one_that_is_named(recipe_file: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe_file, ["method.rank=0", "method.rank=-1"])
+    assert [line.split(": ")[0] for line in caught.value.details] == ["--set method.rank=-1"]
+
+
 def test_every_value_knows_where_it_came_from(recipe_file: Path) -> None:
     provenance = load_recipe(recipe_file, ["method.rank=8", "evaluation={task: generation}"]).provenance
     assert provenance["base_model"] == "file"

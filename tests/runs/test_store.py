@@ -59,7 +59,7 @@ def test_a_child_that_a_run_forked_does_not_hold_its_lock(tmp_path: Path) -> Non
     code = (
         "import os, signal, sys; from pathlib import Path; from kivnun.runs import open_run\n"
         "run = open_run(Path(sys.argv[1])); child = os.fork()\n"
-        "if child == 0: signal.pause()\n"
+        "if child == 0: signal.alarm(20); signal.pause()\n"
         "run.close(); open_run(Path(sys.argv[1])).close(); os.kill(child, signal.SIGKILL); os.waitpid(child, 0)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "tone")], check=True, timeout=30)

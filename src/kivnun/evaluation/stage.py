@@ -1,12 +1,15 @@
 """The evaluation of a run: base and tuned model and two yardsticks on the same test rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from kivnun.data.folder import Dataset
+from kivnun.errors import UserError
 from kivnun.evaluation.compare import Outcome, OutcomeGroups, compare_rows, group_outcomes
 from kivnun.evaluation.intervals import perplexity, perplexity_ratio
-from kivnun.evaluation.metrics import collect_labels, rows_right
-from kivnun.evaluation.results import BASE, LINEAR, MAJORITY, TUNED, Estimate, PairedComparison, Scores
+from kivnun.evaluation.metrics import collect_labels, normalize_text, rows_right
+from kivnun.evaluation.results import BASE, LINEAR, MAJORITY, TUNED, Confusion, Estimate, PairedComparison, Scores
 from kivnun.evaluation.runner import EvalRow, score_classification, score_generation
 from kivnun.evaluation.yardsticks import answer_linear, answer_majority
 from kivnun.recipe.schema import EvaluationSection
@@ -54,6 +57,31 @@ class Evaluation:
             "yardstick_comparison": None if yardstick is None else yardstick.to_json(),
             "perplexity_ratio": self.perplexity_ratio.to_json(),
         }
+
+
+def eval_rows(dataset: Dataset, split: str, settings: EvaluationSection) -> list[EvalRow]:
+    """The rows of a split as the evaluation sees them.
+
+    Of a text template only the fields are shown and given to the yardsticks: its fixed words are the same in every row.
+
+    Raises:
+        UserError: `evaluation-label` where the answer that is trained is not the label that is evaluated.
+    """
+    names = dataset.template.prompt_fields if dataset.template.kind == "text" else ()
+    rows: list[EvalRow] = []
+    for row in dataset.rows(split):
+        prompt = "\n".join(row.fields[name] for name in names) if names else row.prompt
+        reference = row.answer
+        if settings.label is not None:
+            reference = row.fields.get(settings.label, "")
+            if normalize_text(reference) != normalize_text(row.answer):
+                raise UserError(
+                    "evaluation-label",
+                    f"{row.where}: evaluation.label {settings.label!r} is {reference!r}, the answer is {row.answer!r}",
+                    hint="let the answer be the label alone, or set evaluation.task: generation",
+                )
+        rows.append(EvalRow(row.id, row.where, prompt, row.prompt_ids, reference, row.fields))
+    return rows
 
 
 def score_answers(
@@ -104,3 +132,29 @@ def score_answers(
         perplexity_ratio=perplexity_ratio(base.nll_sums, tuned.nll_sums, base.token_counts, **seeds),
         outcomes=group_outcomes(outcomes, task=settings.task),
     )
+
+
+def evaluation_from_json(values: Mapping[str, Any], outcomes: OutcomeGroups) -> Evaluation:
+    """The evaluation whose `to_json` was written."""
+    yardstick = values["yardstick_comparison"]
+    return Evaluation(
+        scores=tuple(_scores(each) for each in values["scores"]),
+        comparison=_comparison(values["comparison"]),
+        yardstick_comparison=None if yardstick is None else _comparison(yardstick),
+        perplexity_ratio=Estimate(**values["perplexity_ratio"]),
+        outcomes=outcomes,
+    )
+
+
+def _scores(values: Mapping[str, Any]) -> Scores:
+    confusion = values["confusion"]
+    metrics = {name: Estimate(**each) for name, each in values["metrics"].items()}
+    table = None
+    if confusion is not None:
+        table = Confusion(tuple(confusion["labels"]), tuple(tuple(row) for row in confusion["counts"]))
+    return Scores(values["name"], values["num_rows"], metrics, table)
+
+
+def _comparison(values: Mapping[str, Any]) -> PairedComparison:
+    known = ("baseline", "candidate", "both_right", "only_baseline", "only_candidate", "both_wrong", "p_value")
+    return PairedComparison(difference=Estimate(**values["difference"]), **{name: values[name] for name in known})

@@ -1,0 +1,60 @@
+"""`kivnun`: the verbs, and the border where errors become text and exit statuses."""
+
+import os
+import sys
+
+import typer
+
+from kivnun.cli import chat, preview, recipe, run
+from kivnun.errors import EXIT_STATUS, UserError
+
+INTERRUPTED_STATUS = 130
+
+app = typer.Typer(
+    name="kivnun",
+    help="From examples to a tuned, verified, int4 language model. Start with `kivnun run recipes/tone.yaml`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(recipe.app, name="recipe")
+app.command()(run.run)
+app.command()(preview.preview)
+app.command()(chat.generate)
+app.command()(chat.chat)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
+    """From examples to a tuned, verified, int4 language model."""
+    if version:
+        from kivnun import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """The entry point of the installed command.
+
+    A `UserError` is printed without a traceback and ends with status 2; an interruption ends with 130, after the work
+    so far is safe; anything else is our bug and shows its traceback.
+    """
+    # Must be set before torch is imported anywhere: spinning OpenMP threads that preempt each other cost up to 4x in
+    # the small products of a LoRA backward pass (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(EXIT_STATUS)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
+        sys.exit(INTERRUPTED_STATUS)

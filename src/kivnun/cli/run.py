@@ -1,0 +1,53 @@
+"""`kivnun run`: a recipe from its data file to a verified model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe file.", show_default=False)],
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where results go; default: runs/ and the recipe's name.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field: section.field=value; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check recipe and data, say what would be done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")] = False,
+) -> None:
+    """Run a recipe; the same words go on after an interruption, and finished stages are not repeated."""
+    from kivnun.recipe.load import load_recipe, require_data_files
+
+    loaded = load_recipe(recipe, overrides or [])
+    require_data_files(loaded)
+    _say_provenance(loaded.provenance, loaded.path)
+
+    from kivnun.cli.progress import Progress
+    from kivnun.pipeline import describe_plan, run_recipe
+    from kivnun.runs import default_run_dir, open_run
+
+    folder = run_dir or default_run_dir(recipe)
+    if dry_run:
+        for line in describe_plan(loaded):
+            typer.echo(line)
+        return
+    with open_run(folder) as opened, Progress(sys.stderr) as progress:
+        results = run_recipe(loaded, opened, show=progress.show)
+    if as_json:
+        typer.echo(json.dumps(results.to_json(), ensure_ascii=False))
+        return
+    from kivnun.cli.summary import print_summary
+
+    print_summary(results)
+
+
+def _say_provenance(provenance: dict[str, str], path: Path) -> None:
+    """Say once which values the user chose; everything else is a default, listed by `kivnun recipe check`."""
+    chosen = [name for name, source in provenance.items() if source == "--set"]
+    note = f", --set {', '.join(chosen)}" if chosen else ""
+    num_default = sum(source == "default" for source in provenance.values())
+    sys.stderr.write(f"recipe {path}{note}; {num_default} defaults (`kivnun recipe check {path}` lists every value)\n")

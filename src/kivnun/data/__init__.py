@@ -1,0 +1,1 @@
+"""Rows of a file become conversations, and conversations become token batches."""

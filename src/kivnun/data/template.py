@@ -1,0 +1,250 @@
+"""How a row becomes text, kept with the model so that serving can use nothing else.
+
+Two kinds exist. `text`: a prompt text and an answer text with fields in braces, joined as they stand. `chat`: OpenAI
+`messages`, rendered by the tokenizer's chat template. Either gives segments: pieces of text that are trained or not.
+"""
+
+import json
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import orjson
+from jinja2 import TemplateError
+
+from kivnun.data.conversation import Conversation, Message
+from kivnun.data.sources import shorten, source_files
+from kivnun.errors import UserError
+from kivnun.recipe.schema import DataSection
+from kivnun.recipe.templates import template_fields
+
+TEMPLATE_NAME = "template.json"
+TURN_KEYS = ("role", "content", "weight", "name")
+MESSAGES_HINT = 'write {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+RenderChat = Callable[[Sequence[Mapping[str, str]], bool], str]
+"""Messages and whether a new assistant turn is opened -> text; the tokenizer's chat template."""
+
+OPEN, CLOSED = True, False
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a row's text that is trained or not."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """How prompts and answers are written.
+
+    Attributes:
+        kind: `text` for templates with fields, `chat` for messages, `document` for running text.
+        prompt: Prompt template of kind `text`.
+        answer: Answer template of kind `text`.
+        column: Column of the messages, or of the running text.
+    """
+
+    kind: Literal["text", "chat", "document"]
+    prompt: str = ""
+    answer: str = ""
+    column: str = "messages"
+
+    @property
+    def prompt_fields(self) -> tuple[str, ...]:
+        """Fields that a prompt needs, in order, each once."""
+        return tuple(dict.fromkeys(template_fields(self.prompt)))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields that a row needs, in order, each once."""
+        if self.kind == "text":
+            return tuple(dict.fromkeys((*template_fields(self.prompt), *template_fields(self.answer))))
+        return (self.column,)
+
+    def render_prompt(self, fields: Mapping[str, str]) -> str:
+        """The prompt of kind `text` with its fields filled in.
+
+        Raises:
+            UserError: `template-field` naming the fields that are not given.
+        """
+        missing = [name for name in self.prompt_fields if name not in fields]
+        if missing:
+            raise UserError(
+                "template-field",
+                f"the prompt needs {', '.join(missing)}",
+                hint=f"give a value for each of: {', '.join(self.prompt_fields)}",
+            )
+        return fill(self.prompt, fields)
+
+    def render_answer(self, fields: Mapping[str, str]) -> str:
+        """The answer of kind `text` with its fields filled in."""
+        return fill(self.answer, fields)
+
+    def save(self, folder: Path) -> None:
+        """Write the template beside a model."""
+        (folder / TEMPLATE_NAME).write_text(json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n", "utf-8")
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    """A template's text with its fields filled in; a column's name may hold dots or be a number, as in no f-string."""
+    parts = string.Formatter().parse(template)
+    return "".join(literal + ("" if name is None else fields[name]) for literal, name, _, _ in parts)
+
+
+def load_template(folder: Path) -> PromptTemplate:
+    """The template that a model folder was trained with; a folder without one is used as a chat model."""
+    path = folder / TEMPLATE_NAME
+    return PromptTemplate(**json.loads(path.read_text("utf-8"))) if path.is_file() else PromptTemplate("chat")
+
+
+def choose_template(data: DataSection, objective: str, columns: Sequence[str]) -> PromptTemplate:
+    """The template that a recipe asks for, checked against the columns of the data.
+
+    Raises:
+        UserError: `template-field` where the data lacks a column that the template names.
+    """
+    if objective == "text":
+        template = PromptTemplate("document", column="text")
+    elif data.text_template is not None:
+        prompt, answer = split_text_template(data.text_template)
+        template = PromptTemplate("text", prompt, answer)
+    elif data.prompt_template is not None:
+        template = PromptTemplate("text", data.prompt_template, data.answer_template or "")
+    else:
+        template = PromptTemplate("chat", column=data.messages or "messages")
+    wanted = dict.fromkeys(template.fields, "the row's template")
+    wanted |= {name: "data.value_names" for name in data.value_names if name not in wanted}
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise UserError(
+            "template-field",
+            f"{', '.join(map(str, source_files(data.train)))}: no column {', '.join(map(repr, missing))}",
+            details=[*(f"{name!r} is named in {wanted[name]}" for name in missing), f"columns: {', '.join(columns)}"],
+            hint="name columns that are there in data.text_template, or in prompt_template and answer_template",
+        )
+    return template
+
+
+def split_text_template(text: str) -> tuple[str, str]:
+    """Prompt and answer of a `text_template`: the answer begins at the last field and runs to the end.
+
+    Raises:
+        UserError: `template-field` for fewer than two fields, which leave no prompt or no answer.
+    """
+    fields = template_fields(text)
+    if len(fields) < 2:
+        raise UserError(
+            "template-field",
+            f"data.text_template has {len(fields)} field(s); it needs one for the prompt and a last one for the answer",
+            hint='write it like "Question: {question}\\nAnswer: {answer}"',
+        )
+    halves = ["", ""]
+    for literal, name, _, _ in string.Formatter().parse(text):
+        # The field that completes the list is the last one; plain braces lost their doubling in parsing.
+        halves[not fields] += literal.replace("{", "{{").replace("}", "}}")
+        if name is not None:
+            fields = fields[1:]
+            halves[not fields] += "{" + name + "}"
+    return halves[0], halves[1]
+
+
+def render(conversation: Conversation, template: PromptTemplate, *, end: str, render_chat: RenderChat) -> list[Segment]:
+    """A row's text in segments.
+
+    Args:
+        conversation: The row.
+        template: How it is written.
+        end: Text of the end-of-text token, which an answer of kind `text` and a document end with.
+        render_chat: The tokenizer's chat template.
+
+    Raises:
+        UserError: `messages-invalid` where the chat template refuses the turns, or rewrites earlier ones, so that no
+            prefix of the conversation is what the model would see when it is used.
+    """
+    if template.kind == "document":
+        return [Segment(end, trained=False), Segment(conversation.answer + end, trained=True)]
+    if template.kind == "text":
+        prompt, answer = conversation.messages
+        return [Segment(prompt.content, trained=False), Segment(answer.content + end, trained=True)]
+    try:
+        return _render_turns(conversation, render_chat)
+    except TemplateError as error:
+        raise UserError(
+            "messages-invalid",
+            f"{conversation.where}: the model's chat template refuses the turns: {error}",
+            hint="order and name the turns as this model expects them",
+        ) from error
+
+
+def _render_turns(conversation: Conversation, render_chat: RenderChat) -> list[Segment]:
+    segments: list[Segment] = []
+    done = ""
+    turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
+    for index, message in enumerate(conversation.messages):
+        if not message.trained:
+            continue
+        opened, closed = render_chat(turns[:index], OPEN), render_chat(turns[: index + 1], CLOSED)
+        if not (opened.startswith(done) and closed.startswith(opened)):
+            raise UserError(
+                "messages-invalid",
+                f"{conversation.where}: the model's chat template changes earlier turns when turn {index + 1} is added",
+                hint="train on the last turn only: set weight 0 on the earlier assistant messages",
+            )
+        answer = closed[len(opened) :]
+        # What a template writes between turns stands behind the end-of-turn token, and nobody has to learn it.
+        body = answer.rstrip()
+        segments += [Segment(opened[len(done) :], trained=False), Segment(body, trained=True)]
+        segments += [Segment(answer[len(body) :], trained=False)] if body != answer else []
+        done = closed
+    return segments
+
+
+def read_messages(value: object, where: str) -> tuple[Message, ...]:
+    """Check and read one row's OpenAI `messages`; a cell of a CSV file holds them as JSON.
+
+    Raises:
+        UserError: `messages-invalid`, naming the turn, the key and its value.
+    """
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise _refusal(where, f"messages should be a list of turns, got {shorten(repr(value))}") from error
+    if not isinstance(value, list) or not value:
+        raise _refusal(where, f"messages should be a list of turns, got {shorten(repr(value))}")
+    messages = tuple(_read_turn(turn, number, where) for number, turn in enumerate(value, start=1))
+    if messages[-1].role != "assistant":
+        raise _refusal(where, f"the last turn is the {messages[-1].role}'s: there is no answer to learn")
+    if messages[0].trained:
+        raise _refusal(where, "turn 1 is the assistant's and answers nothing; give it weight 0 or leave it out")
+    if not any(message.trained for message in messages):
+        raise _refusal(where, "no assistant turn is trained: every weight is 0")
+    return messages
+
+
+def _read_turn(turn: object, number: int, where: str) -> Message:
+    if not isinstance(turn, dict):
+        raise _refusal(where, f"turn {number} should be an object, got {shorten(repr(turn))}")
+    role, content, weight = turn.get("role"), turn.get("content"), turn.get("weight", 1)
+    # Exports of chats carry keys like "refusal": null, which say nothing.
+    unknown = sorted(key for key in turn if turn[key] is not None and key not in TURN_KEYS)
+    if unknown:
+        raise _refusal(where, f"turn {number} has keys that are not read yet: {', '.join(unknown)}")
+    if role not in ROLES:
+        raise _refusal(where, f"turn {number} has role {role!r}; known are {', '.join(ROLES)}")
+    if not isinstance(content, str) or not content.strip():
+        what = "has no content" if not content or isinstance(content, str) else "should have text as its content"
+        raise _refusal(where, f"turn {number} ({role}) {what}: {shorten(repr(content))}")
+    if weight not in (0, 1) or ("weight" in turn and role != "assistant"):
+        raise _refusal(where, f"turn {number} ({role}) has weight {weight!r}; an assistant's turn may have 0 or 1")
+    return Message(role, content, trained=role == "assistant" and weight == 1)
+
+
+def _refusal(where: str, what: str) -> UserError:
+    return UserError("messages-invalid", f"{where}: {what}", hint=MESSAGES_HINT)

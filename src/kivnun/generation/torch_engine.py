@@ -1,0 +1,183 @@
+"""Tokens from a torch model: greedy in left-padded batches with a key-value cache, or one answer as a stream.
+
+Shapes: B rows still running, T tokens so far (padding included), V vocabulary.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from kivnun.generation.engine import Generation, answer_room, logits_not_finite, require_prompts_fit
+from kivnun.generation.sampling import Sampling, choose_token, start_draws
+from kivnun.models.types import Model
+
+
+@dataclass
+class _Answer:
+    """One answer in the making."""
+
+    row: int
+    room: int
+    token_ids: list[int] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+    def take(self, token: int, margin: float, stop_ids: frozenset[int]) -> bool:
+        """Add one step; True while the answer goes on."""
+        self.margins.append(margin)
+        self.stopped = token in stop_ids
+        if not self.stopped:
+            self.token_ids.append(token)
+        return not self.stopped and len(self.token_ids) < self.room
+
+    def result(self) -> Generation:
+        """The finished answer."""
+        return Generation(tuple(self.token_ids), "stop" if self.stopped else "length", tuple(self.margins))
+
+
+class TorchEngine:
+    """`Engine` over a causal language model in torch.
+
+    Args:
+        model: In eval mode, on its device.
+        pad_id: Any token id; padding is masked.
+        batch_size: Prompts answered together.
+        name: Shown in errors and reports.
+    """
+
+    def __init__(self, model: Model, *, pad_id: int, batch_size: int = 32, name: str = "torch") -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 (got {batch_size})")
+        self.name = name
+        self._model = model
+        self._pad_id = pad_id
+        self._batch_size = batch_size
+        # A few architectures have no limit (relative positions) or no position ids; asked once, at the foreign border.
+        self._context_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
+        self._model_inputs = frozenset(inspect.signature(model.forward).parameters)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: frozenset[int]
+    ) -> list[Generation]:
+        """Answer every prompt greedily, in the order given; equal to answering one at a time.
+
+        Args:
+            prompts: Token ids of each prompt.
+            max_new_tokens: At most this many tokens an answer; fewer where the model's context ends.
+            stop_ids: Tokens that end an answer.
+
+        Raises:
+            UserError: prompt-invalid, logits-not-finite.
+        """
+        require_prompts_fit(prompts, context_tokens=self._context_tokens, engine=self.name)
+        answers = [_Answer(row, self._room(prompt, max_new_tokens)) for row, prompt in enumerate(prompts)]
+        # Neighbours in length share a batch, so that little padding is computed; the longest come first, so that a
+        # batch that does not fit in memory fails at once.
+        longest_first = sorted(answers, key=lambda answer: -len(prompts[answer.row]))
+        for start in range(0, len(answers), self._batch_size):
+            self._answer_batch(longest_first[start : start + self._batch_size], prompts, stop_ids)
+        return [answer.result() for answer in answers]
+
+    def stream(
+        self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: frozenset[int], sampling: Sampling
+    ) -> Iterator[int]:
+        """Answer one prompt token by token, without the stop token. Bad prompts are refused before the first token.
+
+        Args:
+            prompt_ids: Token ids of the prompt.
+            max_new_tokens: At most this many tokens; fewer where the model's context ends.
+            stop_ids: Tokens that end the answer.
+            sampling: How each token is chosen.
+
+        Raises:
+            UserError: prompt-invalid, logits-not-finite.
+        """
+        require_prompts_fit([prompt_ids], context_tokens=self._context_tokens, engine=self.name)
+        return self._stream(prompt_ids, self._room(prompt_ids, max_new_tokens), stop_ids, sampling)
+
+    def _stream(
+        self, prompt_ids: Sequence[int], room: int, stop_ids: frozenset[int], sampling: Sampling
+    ) -> Iterator[int]:
+        draws = start_draws(sampling)
+        steps = _Steps(self._model, self._model_inputs, *self._left_padded([prompt_ids]), self.name)
+        for number in range(room):
+            token = choose_token(steps.logits_BV[0].cpu().numpy(), sampling, draws)
+            if token in stop_ids:
+                return
+            yield token
+            if number + 1 < room:
+                steps.feed(torch.tensor([token], device=self._model.device), kept=None)
+
+    def _answer_batch(
+        self, answers: Sequence[_Answer], prompts: Sequence[Sequence[int]], stop_ids: frozenset[int]
+    ) -> None:
+        padded = self._left_padded([prompts[answer.row] for answer in answers])
+        steps = _Steps(self._model, self._model_inputs, *padded, self.name)
+        running = list(answers)
+        while True:
+            tokens_B = steps.logits_BV.argmax(-1)
+            best_B2 = steps.logits_BV.topk(2).values
+            margins = (best_B2[:, 0] - best_B2[:, 1]).tolist()
+            chosen = zip(running, tokens_B.tolist(), margins, strict=True)
+            kept = [row for row, (answer, token, margin) in enumerate(chosen) if answer.take(token, margin, stop_ids)]
+            if not kept:
+                return
+            # A row that is done leaves at once: it costs no more time, and it never runs past the model's context.
+            if len(kept) == len(running):
+                steps.feed(tokens_B, kept=None)
+            else:
+                running = [running[row] for row in kept]
+                rows = torch.tensor(kept, device=tokens_B.device)
+                steps.feed(tokens_B[rows], kept=rows)
+
+    def _room(self, prompt: Sequence[int], max_new_tokens: int) -> int:
+        return answer_room(len(prompt), max_new_tokens=max_new_tokens, context_tokens=self._context_tokens)
+
+    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, both (B, T): every prompt ends at the last column, where the next token is predicted."""
+        width = max(len(prompt) for prompt in prompts)
+        ids = [[self._pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        return torch.tensor(ids, device=self._model.device), torch.tensor(mask, device=self._model.device)
+
+
+class _Steps:
+    """A batch in the model: the logits after the last token fed, and the cache that the next token needs."""
+
+    def __init__(
+        self, model: Model, model_inputs: frozenset[str], input_ids_BT: Tensor, mask_BT: Tensor, name: str
+    ) -> None:
+        if model.training:
+            raise ValueError("the model must be in eval mode: dropout would change its answers")
+        self._model, self._model_inputs, self._name = model, model_inputs, name
+        self._mask_BT = mask_BT
+        self._cache = None
+        self.logits_BV = self._forward(input_ids_BT, (mask_BT.cumsum(-1) - 1).clamp(min=0))
+
+    def feed(self, tokens_B: Tensor, *, kept: Tensor | None) -> None:
+        """Feed one more token to each row, after dropping the rows not in `kept`."""
+        if kept is not None:
+            self._mask_BT = self._mask_BT[kept]
+            self._cache.batch_select_indices(kept)  # type: ignore[union-attr]
+        self._mask_BT = torch.cat([self._mask_BT, self._mask_BT.new_ones(len(tokens_B), 1)], dim=1)
+        self.logits_BV = self._forward(tokens_B[:, None], self._mask_BT.sum(-1, keepdim=True) - 1)
+
+    # Not inference_mode: a rotary cache made under it could not be used by a training step that follows.
+    @torch.no_grad()
+    def _forward(self, input_ids_BT: Tensor, position_ids_BT: Tensor) -> Tensor:
+        optional: dict[str, Tensor | int] = {"position_ids": position_ids_BT, "logits_to_keep": 1}
+        output = self._model(
+            input_ids=input_ids_BT,
+            attention_mask=self._mask_BT,
+            past_key_values=self._cache,
+            use_cache=True,
+            **{name: value for name, value in optional.items() if name in self._model_inputs},
+        )
+        self._cache = output.past_key_values
+        logits_BV = output.logits[:, -1].float()
+        if not bool(logits_BV.isfinite().all()):
+            raise logits_not_finite(self._name)
+        return logits_BV

@@ -1,0 +1,35 @@
+"""The seam of tuning methods: which weights are trained, and in what form they leave."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from kivnun.models.types import Model
+
+
+class Method(Protocol):
+    """How a model's weights become trainable.
+
+    `prepare` is called once on a fresh base model; afterwards exactly the promised parameters have `requires_grad`.
+    `export` writes what was trained; a folder with `adapter_config.json` is an adapter, any other a whole model.
+    """
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether `export` writes an adapter that needs its base model."""
+        ...
+
+    def prepare(self, model: Model, *, generator: torch.Generator) -> None:
+        """Make the promised weights of `model` trainable and freeze the rest."""
+        ...
+
+    def export(self, model: Model, folder: Path, *, base_model: str) -> None:
+        """Write what was trained into an existing folder."""
+        ...
+
+
+def trainable_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that are trained."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -1,0 +1,1 @@
+"""Base models and tokenizers: the only floor that imports transformers."""

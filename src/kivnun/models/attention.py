@@ -1,0 +1,300 @@
+"""Attention per document over a padding-free batch, registered with transformers as `kivnun_documents`.
+
+A packed batch is one row of N tokens that holds whole documents one after another. Each document attends causally to
+itself alone. Documents of similar length are gathered into one padded group only for the attention product, so that a
+batch of many short documents costs a few products, not one per document; every other layer sees no padding at all.
+
+Shapes: N packed tokens, G documents of one group, T longest document of the group, H heads, D head size;
+in the products also B = G x key heads, R query heads per key head, Q = R x queries of a block, K keys seen by a block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F  # noqa: N812 - the name of the field
+from transformers import AttentionInterface
+
+from kivnun.errors import UserError
+
+NAME = "kivnun_documents"
+# Within a group the longest document is at most this many times the shortest: bounds the padded work.
+MAX_LENGTH_RATIO = 1.25
+SMALL_DOCUMENT_TOKENS = 16
+QUERY_BLOCK_TOKENS = 256
+PROBE_LENGTHS = (5, 11)
+# Relative error of the probe's logits that rounding explains; half precision differs from kernel to kernel.
+PROBE_TOLERANCE, PROBE_TOLERANCE_HALF = 1e-4, 0.1
+
+
+@dataclass(frozen=True)
+class DocumentGroup:
+    """Documents of similar length that stand next to each other in the packed row.
+
+    Attributes:
+        start: First packed position of the group.
+        stop: One past the last packed position.
+        num_documents: G.
+        width: T, the length of the longest document.
+        gather: Packed positions (relative to `start`) of the G x T grid, or None where no document is shorter than T.
+        scatter: Positions in the G x T grid of the group's real tokens, or None likewise.
+    """
+
+    start: int
+    stop: int
+    num_documents: int
+    width: int
+    gather: Tensor | None
+    scatter: Tensor | None
+
+
+@dataclass(frozen=True)
+class DocumentGroups:
+    """How a packed row of documents is cut for attention; built once a batch and used by every layer."""
+
+    groups: tuple[DocumentGroup, ...]
+    longest: int
+
+
+def group_documents(lengths: Sequence[int], device: torch.device | str = "cpu") -> DocumentGroups:
+    """Cut a packed row into groups of consecutive documents with similar lengths.
+
+    Args:
+        lengths: Length of each document in packed order; sorted lengths give the fewest groups.
+        device: Where the index tensors are used.
+    """
+    runs: list[list[int]] = []
+    low = high = 0
+    for length in lengths:
+        low, high = (min(low, length), max(high, length)) if runs else (length, length)
+        if not runs or high > max(low * MAX_LENGTH_RATIO, SMALL_DOCUMENT_TOKENS):
+            runs.append([])
+            low = high = length
+        runs[-1].append(length)
+    groups: list[DocumentGroup] = []
+    start = 0
+    for run in runs:
+        groups.append(_group(start, run, device))
+        start += sum(run)
+    return DocumentGroups(tuple(groups), max(lengths, default=0))
+
+
+def _group(start: int, lengths: list[int], device: torch.device | str) -> DocumentGroup:
+    width, stop = max(lengths), start + sum(lengths)
+    if min(lengths) == width:
+        return DocumentGroup(start, stop, len(lengths), width, None, None)
+    gather = torch.zeros(len(lengths), width, dtype=torch.long)
+    scatter: list[Tensor] = []
+    for row, (first, last) in enumerate(pairwise(accumulate(lengths, initial=0))):
+        gather[row, : last - first] = torch.arange(first, last)
+        scatter.append(torch.arange(row * width, row * width + last - first))
+    return DocumentGroup(start, stop, len(lengths), width, gather.flatten().to(device), torch.cat(scatter).to(device))
+
+
+@torch.compiler.disable
+def attend_documents(  # noqa: PLR0913, PLR0917 - transformers' signature
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    document_groups: DocumentGroups | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each document of a packed row; transformers' attention-function signature.
+
+    Args:
+        module: The attention layer (unused, part of the signature).
+        query: Shape (1, H, N, D).
+        key: Shape (1, H_kv, N, D).
+        value: Shape (1, H_kv, N, D).
+        attention_mask: Must be None: the documents are the mask.
+        scaling: Factor of the scores; None is D ** -0.5.
+        dropout: Attention dropout probability.
+        document_groups: The cut made by `group_documents`; required.
+        sliding_window: Tokens that a sliding-window layer looks back; None for full attention.
+        softcap: Score soft-capping, which this function does not compute.
+        s_aux: Attention sinks, which this function does not compute.
+
+    Returns:
+        The output of shape (1, N, H, D), and None in place of the weights.
+
+    Raises:
+        UserError: `stage-unsupported` for soft-capping or sinks, or where the architecture does not hand the documents
+            on: silently leaving them out would train another model.
+    """
+    del module, attention_mask
+    if document_groups is None:
+        raise _unsupported("the architecture does not tell its attention where documents end")
+    if softcap is not None or s_aux is not None:
+        raise _unsupported("packed attention does not compute soft-capping or attention sinks")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    pieces: list[Tensor] = []
+    for group in document_groups.groups:
+        q_GHTD, k_GHTD, v_GHTD = (_cut(tensor, group) for tensor in (query, key, value))
+        band = None
+        if sliding_window is not None and group.width > sliding_window:
+            band = torch.ones(group.width, group.width, dtype=torch.bool, device=query.device)
+            band = band.tril().triu(1 - sliding_window)
+        is_plain = band is None and dropout == 0 and query.shape[3] == value.shape[3]
+        if is_plain and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+            out_GHTD = cast("Tensor", _CausalProducts.apply(q_GHTD, k_GHTD, v_GHTD, scaling))
+        else:
+            out_GHTD = F.scaled_dot_product_attention(
+                q_GHTD, k_GHTD, v_GHTD, band, dropout, is_causal=band is None, scale=scaling, enable_gqa=True
+            )
+        flat = out_GHTD.transpose(1, 2).reshape(group.num_documents * group.width, query.shape[1], value.shape[3])
+        pieces.append(flat if group.scatter is None else flat.index_select(0, group.scatter))
+    return torch.cat(pieces).unsqueeze(0) if len(pieces) > 1 else pieces[0].unsqueeze(0), None
+
+
+class _CausalProducts(torch.autograd.Function):
+    """Causal attention as batched matrix products and a softmax, block of queries by block of queries.
+
+    In bf16 on a CPU this is up to 5 times as fast as torch's flash kernel for short documents (`docs/log.md`). Query
+    heads that share a key head are stacked, so keys and values are never repeated; a block of queries meets only the
+    keys up to its own end, so about half of the square is never computed.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+        num_documents, num_heads, width, size = q.shape
+        stacked = (num_documents * k.shape[1], num_heads // k.shape[1], width, size)
+        q_BRTD = q.reshape(stacked)
+        k_BTD, v_BTD = k.reshape(-1, width, size), v.reshape(-1, width, size)
+        out_BRTD = torch.empty_like(q_BRTD)
+        probabilities: list[Tensor] = []
+        for start in range(0, width, QUERY_BLOCK_TOKENS):
+            stop = min(start + QUERY_BLOCK_TOKENS, width)
+            block_BQD = q_BRTD[:, :, start:stop].reshape(stacked[0], -1, size)
+            mask = torch.full((stop - start, stop), float("-inf"), dtype=q.dtype, device=q.device).triu_(start + 1)
+            scores_BQK = torch.baddbmm(
+                mask.repeat(stacked[1], 1), block_BQD, k_BTD[:, :stop].transpose(1, 2), alpha=scaling
+            )
+            p_BQK = torch.softmax(scores_BQK, -1)
+            out_BRTD[:, :, start:stop] = torch.bmm(p_BQK, v_BTD[:, :stop]).view(*stacked[:2], stop - start, size)
+            probabilities.append(p_BQK)
+        ctx.save_for_backward(q_BRTD, k_BTD, v_BTD, *probabilities)
+        ctx.scaling, ctx.shapes = scaling, (q.shape, k.shape)  # type: ignore[attr-defined]
+        return out_BRTD.view(q.shape)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q_BRTD, k_BTD, v_BTD, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
+        q_shape, k_shape = ctx.shapes  # type: ignore[attr-defined]
+        grad_BRTD = grad_outputs[0].reshape(q_BRTD.shape)
+        dq_BRTD, dk_BTD, dv_BTD = torch.empty_like(q_BRTD), torch.zeros_like(k_BTD), torch.zeros_like(v_BTD)
+        num_stacks, repeats, width, size = q_BRTD.shape
+        for index, p_BQK in enumerate(probabilities):
+            start = index * QUERY_BLOCK_TOKENS
+            stop = min(start + QUERY_BLOCK_TOKENS, width)
+            g_BQD = grad_BRTD[:, :, start:stop].reshape(num_stacks, -1, size)
+            q_BQD = q_BRTD[:, :, start:stop].reshape(num_stacks, -1, size)
+            dv_BTD[:, :stop].baddbmm_(p_BQK.transpose(1, 2), g_BQD)
+            dp_BQK = torch.bmm(g_BQD, v_BTD[:, :stop].transpose(1, 2))
+            ds_BQK = torch._softmax_backward_data(  # pyright: ignore[reportPrivateImportUsage]
+                dp_BQK, p_BQK, -1, p_BQK.dtype
+            )
+            dq_BQD = torch.bmm(ds_BQK, k_BTD[:, :stop]).mul_(ctx.scaling)  # type: ignore[attr-defined]
+            dq_BRTD[:, :, start:stop] = dq_BQD.view(num_stacks, repeats, stop - start, size)
+            dk_BTD[:, :stop].baddbmm_(ds_BQK.transpose(1, 2), q_BQD, alpha=ctx.scaling)  # type: ignore[attr-defined]
+        return dq_BRTD.view(q_shape), dk_BTD.view(k_shape), dv_BTD.view(k_shape), None
+
+
+def _cut(tensor_1HND: Tensor, group: DocumentGroup) -> Tensor:
+    """The group's part of a packed tensor as (G, H, T, D)."""
+    part_NHD = tensor_1HND[0, :, group.start : group.stop].transpose(0, 1)
+    if group.gather is not None:
+        part_NHD = part_NHD.index_select(0, group.gather)
+    return part_NHD.reshape(group.num_documents, group.width, *part_NHD.shape[1:]).transpose(1, 2)
+
+
+def use_packed_attention(model: nn.Module) -> None:
+    """Switch a loaded causal model to attention per document; `packed_hidden_states` then feeds it.
+
+    A probe of two short documents must give the logits that the model itself gives one by one. So an architecture that
+    mixes documents in another way (recurrence, convolution), takes no part in transformers' attention interface, or
+    does more than one matrix product in its head is refused here instead of being trained on wrong numbers.
+
+    Raises:
+        UserError: `stage-unsupported`.
+    """
+    AttentionInterface.register(NAME, attend_documents)
+    was_training, name = model.training, type(model).__name__
+    own = cast("str", model.config._attn_implementation)  # type: ignore[union-attr]
+    _switch(model, NAME)
+    if model.config._attn_implementation != NAME:  # type: ignore[union-attr]
+        raise _unsupported(f"{name} takes no part in transformers' attention interface")
+    model.eval()
+    documents = _probe_documents(model)
+    packed = _packed_logits(model, documents)
+    _switch(model, "eager" if own == NAME else own)
+    alone = _own_logits(model, documents)
+    _switch(model, NAME)
+    model.train(was_training)
+    tolerance = PROBE_TOLERANCE if next(model.parameters()).dtype == torch.float32 else PROBE_TOLERANCE_HALF
+    error, scale = float((packed - alone).norm()), float(alone.norm())
+    if not error <= tolerance * scale:
+        raise _unsupported(f"{name} gives other logits for packed rows, apart by {error:.3g} of {scale:.3g}")
+
+
+def _switch(model: nn.Module, implementation: str) -> None:
+    model.set_attn_implementation(implementation)  # type: ignore[operator]
+
+
+def _probe_documents(model: nn.Module) -> tuple[Tensor, ...]:
+    weight = model.get_output_embeddings().weight  # type: ignore[operator]
+    ids = torch.arange(1, sum(PROBE_LENGTHS) + 1, device=weight.device) * 7919 % weight.shape[0]
+    return ids.split(PROBE_LENGTHS)
+
+
+@torch.no_grad()
+def _own_logits(model: nn.Module, documents: Sequence[Tensor]) -> Tensor:
+    return torch.cat([model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0] for ids in documents]).float()
+
+
+@torch.no_grad()
+def _packed_logits(model: nn.Module, documents: Sequence[Tensor]) -> Tensor:
+    weight = model.get_output_embeddings().weight  # type: ignore[operator]
+    positions = torch.cat([torch.arange(len(ids), device=weight.device) for ids in documents])
+    groups = group_documents([len(ids) for ids in documents], weight.device)
+    try:
+        hidden_NC = packed_hidden_states(model, torch.cat(list(documents)), positions, groups)
+    except TypeError as error:
+        raise _unsupported(f"{type(model).__name__} does not take packed rows: {error}") from error
+    return (hidden_NC @ weight.T).float()
+
+
+def _unsupported(problem: str) -> UserError:
+    return UserError(
+        "stage-unsupported",
+        f"this base model cannot be trained on packed rows: {problem}",
+        hint="choose a base model of the Llama, Mistral, Qwen, Gemma 1, Phi-3 or GPT-2 family",
+    )
+
+
+def use_standard_attention(model: nn.Module) -> None:
+    """Switch a model back to torch's own attention, for generating."""
+    model.set_attn_implementation("sdpa")  # type: ignore[operator]
+
+
+def packed_hidden_states(
+    model: nn.Module, input_ids_N: Tensor, position_ids_N: Tensor, groups: DocumentGroups
+) -> Tensor:
+    """The last hidden states (N, C) of a packed row, before the language-model head."""
+    output = model.base_model(  # type: ignore[operator]
+        input_ids=input_ids_N.unsqueeze(0),
+        position_ids=position_ids_N.unsqueeze(0),
+        use_cache=False,
+        document_groups=groups,
+    )
+    return output.last_hidden_state[0]

@@ -1,0 +1,94 @@
+"""Model and tokenizer folders in, checked: no missing weight, no value that is not finite, no foreign code."""
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from kivnun.errors import UserError
+from kivnun.models.types import Model, Tokenizer
+
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def quiet_libraries() -> None:
+    """Silence progress bars and notices of the model libraries: Kivnun shows its own."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def load_model(folder: Path, *, dtype: torch.dtype) -> Model:
+    """A causal language model in evaluation mode.
+
+    Raises:
+        UserError: `model-invalid` where weights are missing, not finite or of another architecture.
+    """
+    quiet_libraries()
+    try:
+        model, notes = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            "model-invalid",
+            f"{folder}: cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
+            hint="the folder must hold config.json and whole *.safetensors of an architecture that transformers knows",
+        ) from error
+    missing = sorted(notes["missing_keys"])
+    if missing:
+        raise UserError(
+            "model-invalid",
+            f"{folder}: {len(missing)} weight(s) are missing and would be random: {', '.join(missing[:3])}",
+            hint="use the whole model folder, not an adapter or a part of it",
+        )
+    broken = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    if broken:
+        raise UserError(
+            "model-invalid",
+            f"{folder}: {len(broken)} weight(s) hold NaN or infinite values: {', '.join(broken[:3])}",
+            hint="get the model again from where it came; training cannot mend it",
+        )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """A fast tokenizer with an end-of-text token; a model without a chat template gets ChatML's.
+
+    Raises:
+        UserError: `model-invalid` where there is none, or none with an end-of-text token.
+    """
+    quiet_libraries()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            "model-invalid",
+            f"{folder}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}",
+            hint="the folder must hold tokenizer.json or what it is made from",
+        ) from error
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise UserError(
+            "model-invalid",
+            f"{folder}: the tokenizer has no {'end-of-text token' if tokenizer.is_fast else 'fast form'}",
+            hint="set eos_token in tokenizer_config.json: without it an answer could never end",
+        )
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+    return tokenizer
+
+
+def model_config_value(folder: Path, name: str) -> object:
+    """One value of a model folder's config.json, such as `max_position_embeddings`; None where it has none."""
+    return getattr(AutoConfig.from_pretrained(folder, local_files_only=True), name, None)

@@ -1,0 +1,98 @@
+"""A base model's name becomes a folder on this machine and a hash of what is in it."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from kivnun.errors import UserError
+from kivnun.runs import hash_file
+
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+# Weights in pickle files are never fetched: loading one runs whatever code is in it.
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model folder on this machine.
+
+    Attributes:
+        folder: Where it is.
+        name: What the recipe called it.
+        revision: The hub's commit, for a model from the hub.
+        content_hash: Hash over the names and contents of its files.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None
+    content_hash: str
+
+
+def resolve_model(base_model: str) -> ResolvedModel:
+    """Find a model: `bundled`, a folder, or a Hugging Face id (fetched once, then from the cache).
+
+    Raises:
+        UserError: `model-missing` or `model-invalid`.
+    """
+    revision = None
+    if base_model == BUNDLED:
+        folder = BUNDLED_FOLDER
+    elif Path(base_model).is_dir():
+        folder = Path(base_model)
+    elif base_model.startswith((".", "/", "~")) or base_model.count("/") != 1:
+        raise UserError(
+            "model-missing",
+            f"{base_model}: no such folder",
+            hint="name a folder with config.json and *.safetensors, a Hugging Face id like org/name, or `bundled`",
+        )
+    else:
+        folder = _fetch(base_model)
+        revision = folder.name
+    require_model_files(folder)
+    return ResolvedModel(folder, base_model, revision, revision or hash_folder(folder))
+
+
+def require_model_files(folder: Path) -> None:
+    """Refuse a folder that cannot be a model.
+
+    Raises:
+        UserError: `model-invalid`, naming what is missing.
+    """
+    missing = []
+    if not (folder / "config.json").is_file():
+        missing.append("config.json")
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors (pickled weights are not loaded)")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        missing.append("tokenizer.json")
+    if missing:
+        raise UserError(
+            "model-invalid",
+            f"{folder} lacks {', '.join(missing)}",
+            hint="save the model and its tokenizer with save_pretrained into one folder",
+        )
+
+
+def hash_folder(folder: Path) -> str:
+    """Hash over the names and contents of a model folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}:
+            digest.update(f"{path.name}\0{hash_file(path)}\0".encode())
+    return digest.hexdigest()
+
+
+def _fetch(repo_id: str) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=HUB_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise UserError(
+            "model-missing",
+            f"{repo_id}: not a folder here, and the hub did not give it: {str(error).splitlines()[0]}",
+            hint="check the spelling and the connection (HF_TOKEN for gated models), or name a local folder",
+        ) from error

@@ -1,0 +1,138 @@
+"""From what was trained to what is shipped: merge, export, and proof that every form still answers the same."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+import torch
+
+from kivnun.errors import UserError
+from kivnun.generation.engine import Engine, Generation
+from kivnun.generation.onnx_engine import OnnxEngine
+from kivnun.generation.torch_engine import TorchEngine
+from kivnun.methods import load_tuned
+from kivnun.methods.lora import merge_adapters
+from kivnun.models.load import load_tokenizer
+from kivnun.models.save import save_model
+from kivnun.optimization.measure import decode_tokens_per_second, folder_size_bytes
+from kivnun.optimization.onnx import export_onnx
+from kivnun.optimization.parity import Agreement, ParityRow, compare_answers, require_parity
+from kivnun.recipe.schema import OptimizationSection
+
+MERGED, FP32_ONNX, INT4_ONNX = "merged", "onnx-fp32", "onnx-int4"
+PARITY_NAME = "parity.json"
+# The speed of each form is measured on a few prompts only; every prompt counts for parity.
+SPEED_PROMPTS = 8
+
+Score = Callable[[Sequence[Generation]], float | None]
+"""The main metric of some answers to the prompts, or None where there is nothing to score."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What every form of the model is asked.
+
+    Attributes:
+        token_ids: The prompts.
+        max_new_tokens: Longest answer.
+        stop_ids: Tokens that end an answer.
+    """
+
+    token_ids: Sequence[Sequence[int]]
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+
+    def ask(self, engine: Engine) -> list[Generation]:
+        """An engine's greedy answers."""
+        return engine.generate(self.token_ids, max_new_tokens=self.max_new_tokens, stop_ids=self.stop_ids)
+
+
+@dataclass(frozen=True)
+class TunedFolders:
+    """A base model and what was trained on it."""
+
+    base: Path
+    model: Path
+
+
+def optimize(
+    folders: TunedFolders,
+    out_folder: Path,
+    settings: OptimizationSection,
+    *,
+    prompts: Prompts,
+    score: Score,
+    log: Callable[[str, Mapping[str, object]], None],
+) -> list[ParityRow]:
+    """Merge, export to fp32 and int4 ONNX, and compare every form's answers with those of the tuned model.
+
+    Everything but int4 is computed in float32 and must agree token for token; int4's drift is measured, and refused
+    where the recipe sets a bound.
+
+    Raises:
+        UserError: `parity-failed` or `export-failed`.
+    """
+    tokenizer = load_tokenizer(folders.model)
+    rows: list[ParityRow] = []
+    tuned = load_tuned(folders.base, folders.model, dtype=torch.float32)
+    engine = TorchEngine(tuned, pad_id=_pad_id(tokenizer.pad_token_id, tokenizer.eos_token_id))
+    reference = prompts.ask(engine)
+
+    def compare(name: str, form: Engine, size_bytes: int, precision: str = "fp32") -> Agreement:
+        answers = reference if form is engine and not rows else prompts.ask(form)
+        agreement = compare_answers(reference, answers, tie_tolerance=settings.tie_tolerance)
+        speed = decode_tokens_per_second(form, prompts.token_ids[:SPEED_PROMPTS])
+        counts = (agreement.num_prompts, agreement.identical, agreement.ties, agreement.different)
+        rows.append(ParityRow(name, precision, size_bytes, speed, *counts, score(answers)))  # type: ignore[arg-type]
+        log("parity", {**asdict(rows[-1]), "first_differences": [str(each) for each in agreement.first_differences]})
+        return agreement
+
+    compare("tuned", engine, folder_size_bytes(folders.model))
+    save_model(merge_adapters(tuned), tokenizer, out_folder / MERGED)
+    _copy_template(folders.model, out_folder / MERGED)
+    require_parity("merged", compare("merged", engine, folder_size_bytes(out_folder / MERGED)))
+    fp32 = export_onnx(out_folder / MERGED, out_folder / FP32_ONNX, precision="fp32")
+    require_parity("fp32 ONNX", compare("fp32 ONNX", OnnxEngine(fp32.folder), fp32.size_bytes))
+    if settings.precision == "int4":
+        int4 = export_onnx(
+            out_folder / MERGED, out_folder / INT4_ONNX, precision="int4", block_size=settings.block_size
+        )
+        agreement = compare("int4 ONNX", OnnxEngine(int4.folder), int4.size_bytes, "int4")
+        _require_agreement(agreement, settings.min_int4_agreement)
+        shutil.rmtree(fp32.folder)
+    _copy_template(folders.model, onnx_folder(out_folder))
+    (out_folder / PARITY_NAME).write_bytes(orjson.dumps([asdict(row) for row in rows], option=orjson.OPT_INDENT_2))
+    return rows
+
+
+def read_parity(folder: Path) -> list[ParityRow]:
+    """The parity table of a finished `optimized/` folder."""
+    return [ParityRow(**row) for row in orjson.loads((folder / PARITY_NAME).read_bytes())]
+
+
+def onnx_folder(folder: Path) -> Path:
+    """The ONNX model in an `optimized/` folder: int4 where there is one."""
+    return folder / INT4_ONNX if (folder / INT4_ONNX).is_dir() else folder / FP32_ONNX
+
+
+def _require_agreement(agreement: Agreement, minimum: float | None) -> None:
+    if minimum is not None and agreement.identical_share < minimum:
+        raise UserError(
+            "parity-failed",
+            f"int4 gives {agreement.identical_share:.1%} identical answers, optimization.min_int4_agreement is {minimum}",
+            details=[str(each) for each in agreement.first_differences],
+            hint="lower optimization.block_size, or the bound",
+        )
+
+
+def _copy_template(source: Path, target: Path) -> None:
+    """The prompt template travels with every form of the model, so that serving can use no other."""
+    for name in ("template.json", "chat_template.jinja"):
+        if (source / name).is_file() and not (target / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _pad_id(pad_token_id: int | None, eos_token_id: int) -> int:
+    return eos_token_id if pad_token_id is None else pad_token_id

@@ -1,0 +1,320 @@
+"""The main path: a recipe's stages in order, each in its own folder, each skipped when nothing it is made from changed.
+
+    base/        only for a new model: its tokenizer and first weights
+    dataset/     rows -> conversations -> tokens, cut into splits
+    checkpoints/ what a killed training goes on from
+    model/       what was trained: an adapter or a whole model, with tokenizer and template
+    evaluation/  base and tuned model and yardsticks on the test rows
+    optimized/   merged, exported to ONNX, and the parity table
+    report.html  all of it for people
+
+Read this file first: every stage is one function here, and the floor that it calls does the work.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kivnun.data.encode import Encoder
+from kivnun.data.folder import Dataset, read_dataset, write_dataset
+from kivnun.data.prepare import read_conversations, tokenize_splits
+from kivnun.evaluation.metrics import rows_right
+from kivnun.evaluation.runner import EvalRow, answer_rows
+from kivnun.evaluation.stage import Answers, eval_rows, score_answers
+from kivnun.generation.engine import Generation
+from kivnun.generation.torch_engine import TorchEngine
+from kivnun.methods import load_tuned, make_method
+from kivnun.models.attention import use_packed_attention, use_standard_attention
+from kivnun.models.load import load_model, load_tokenizer
+from kivnun.models.new import make_model, train_tokenizer
+from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
+from kivnun.models.save import save_model
+from kivnun.models.types import Model, Tokenizer
+from kivnun.optimization.stage import Prompts, TunedFolders, optimize
+from kivnun.recipe.load import LoadedRecipe
+from kivnun.recipe.rules import list_files
+from kivnun.recipe.schema import DataFiles, EvaluationSection, NewModel, OptimizationSection, Recipe
+from kivnun.results import RunResults, read_results, write_evaluation, write_report
+from kivnun.runs import (
+    ModelLock,
+    Run,
+    RunLock,
+    content_hash,
+    hash_file,
+    library_versions,
+    stage_done,
+    stage_key,
+    write_atomic,
+    write_lock,
+    write_stage,
+)
+from kivnun.training.device import compile_layers, pick_device, pick_dtype
+from kivnun.training.loop import make_plan
+from kivnun.training.optimizer import make_master_weights
+from kivnun.training.score import row_losses
+from kivnun.training.stage import Checkpoints, TrainingData, train
+
+Log = Callable[[str, Mapping[str, object]], None]
+
+# Where a file lies does not matter, only what is in it: its hash stands in for its path.
+DATA_FILES = {"train", "validation", "test"}
+SCORING_BATCH_TOKENS = 8192
+MAX_PARITY_PROMPTS = 500
+DEFAULT_MAX_NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage gets.
+
+    Attributes:
+        run: The run folder, held by this process.
+        recipe: What to do.
+        data_hashes: Content hash of every data file.
+        log: Takes every event; it is kept in `events.jsonl` and shown.
+    """
+
+    run: Run
+    recipe: Recipe
+    data_hashes: Mapping[str, str]
+    log: Log
+
+    def stage(
+        self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, parents: tuple[str, ...] = ()
+    ) -> Path:
+        """The finished folder of a stage: made now, or found made from the same inputs."""
+        inputs = {**inputs, "versions": library_versions()}
+        key = stage_key(inputs)
+        if stage_done(self.run.folder, name, key):
+            self.log("stage_skipped", {"stage": name})
+        else:
+            self.log("stage_started", {"stage": name})
+            with write_stage(self.run.folder, name, kind=name, key=key, inputs=inputs, parents=parents) as partial:
+                make(partial)
+            self.log("stage_finished", {"stage": name})
+        return self.run.folder / name
+
+
+def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fields: None) -> RunResults:
+    """Run every stage of a recipe in a run folder that this process holds.
+
+    Args:
+        loaded: The recipe.
+        run: The run folder.
+        show: Takes every event, for progress displays.
+
+    Raises:
+        UserError: Whatever the user can mend; finished stages stay, and the same call goes on after them.
+    """
+
+    def log(event: str, fields: Mapping[str, object]) -> None:
+        run.log(event, fields)
+        show(event, fields)
+
+    recipe = located_recipe(loaded)
+    context = Context(run, recipe, {name: hash_file(Path(name)) for name in data_files(recipe)}, log)
+    base = make_base(context)
+    _write_lock(context, loaded, base)
+    dataset = make_dataset(context, base)
+    model_folder = train_model(context, base, dataset)
+    folders = TunedFolders(base.folder, model_folder)
+    if recipe.evaluation is not None:
+        evaluate_models(context, folders, dataset, recipe.evaluation)
+    if recipe.optimization is not None:
+        optimize_model(context, folders, dataset, recipe.optimization)
+    results = read_results(run.folder, recipe)
+    write_report(results, recipe)
+    log("run_finished", {"report": str(results.report)})
+    return results
+
+
+def make_base(context: Context) -> ResolvedModel:
+    """Find the base model, or make a new one with a tokenizer trained on the training split."""
+    recipe = context.recipe
+    if isinstance(recipe.base_model, str):
+        return resolve_model(recipe.base_model)
+    new: NewModel = recipe.base_model
+
+    def make(folder: Path) -> None:
+        _, splits = read_conversations(recipe.data, recipe.training.objective)
+        repeat = recipe.data.repeat
+        texts = [c.answer for c in splits["train"] for _ in range(repeat.get(c.fields.get("source", ""), 1))]
+        tokenizer = train_tokenizer(texts, new.tokenizer.vocab_size)
+        save_model(make_model(new, tokenizer, seed=recipe.training.seed), tokenizer, folder)
+
+    inputs = {
+        "base_model": new.model_dump(mode="json"),
+        "data": recipe.data.model_dump(mode="json", exclude=DATA_FILES),
+        "files": sorted(context.data_hashes.values()),
+        "seed": recipe.training.seed,
+    }
+    folder = context.stage("base", inputs, make)
+    return ResolvedModel(folder, "new", None, hash_folder(folder))
+
+
+def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
+    """Read, check, split and tokenise the rows."""
+    recipe = context.recipe
+
+    def make(folder: Path) -> None:
+        template, conversations = read_conversations(recipe.data, recipe.training.objective)
+        encoder = Encoder(load_tokenizer(base.folder))
+        write_dataset(tokenize_splits(template, conversations, recipe.data, encoder), folder)
+
+    inputs = {
+        "data": recipe.data.model_dump(mode="json", exclude=DATA_FILES),
+        "objective": recipe.training.objective,
+        "files": [context.data_hashes[name] for name in data_files(recipe)],
+        "base_model": base.content_hash,
+    }
+    dataset = read_dataset(context.stage("dataset", inputs, make))
+    context.log("dataset", dataset.summary())
+    return dataset
+
+
+def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path:
+    """Train, going on from the latest checkpoint, and write what was trained."""
+    recipe = context.recipe
+    settings = recipe.training
+    device = pick_device()
+    dtype = pick_dtype(settings.precision, device)
+    inputs: dict[str, object] = {
+        "method": recipe.method.model_dump(mode="json"),
+        "training": settings.model_dump(mode="json"),
+        "dtype": str(dtype),
+        "dataset": content_hash(dataset.folder),
+        "base_model": base.content_hash,
+    }
+
+    def make(folder: Path) -> None:
+        model = load_model(base.folder, dtype=dtype).to(device)
+        method = make_method(recipe.method)
+        method.prepare(model, generator=torch.Generator().manual_seed(settings.seed))
+        use_packed_attention(model)
+        weights = make_master_weights(model, settings)
+        data = TrainingData(dataset.table("train"), dataset.table("validation"))
+        plan = make_plan(data.train.lengths(), settings)
+        description = {
+            "device": str(device),
+            "dtype": str(dtype),
+            "compiled": compile_layers(model, settings, num_tokens=plan.num_steps * plan.step_tokens),
+            "num_steps": plan.num_steps,
+            "trained_parameters": sum(parameter.numel() for parameter in weights.parameters.values()),
+            "all_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        }
+        context.log("training_started", description)
+        key = stage_key({**inputs, "versions": library_versions()})
+        checkpoints = Checkpoints(context.run.folder, key)
+        progress = train(model, weights, data, settings, checkpoints=checkpoints, log=context.log)
+        context.log("training_finished", {"step": progress.step, "best_step": progress.best_step})
+        method.export(model, folder, base_model=base.name)
+        load_tokenizer(base.folder).save_pretrained(folder)
+        dataset.template.save(folder)
+
+    return context.stage("model", inputs, make, parents=("dataset",))
+
+
+def evaluate_models(
+    context: Context, folders: TunedFolders, dataset: Dataset, settings: EvaluationSection
+) -> Path:
+    """Let base and tuned model answer the test rows, and score them beside the yardsticks."""
+
+    def make(folder: Path) -> None:
+        rows, train_rows = (eval_rows(dataset, split, settings) for split in ("test", "train"))
+        tokenizer = load_tokenizer(folders.model)
+        answers: list[Answers] = []
+        for name, model in (
+            ("base", load_model(folders.base, dtype=torch.float32)),
+            ("tuned", load_tuned(folders.base, folders.model, dtype=torch.float32)),
+        ):
+            context.log("answering", {"model": name, "num_rows": len(rows)})
+            answers.append(_answer(model, tokenizer, dataset, rows, settings.max_new_tokens))
+        write_evaluation(score_answers(settings, rows, train_rows, *answers), folder)
+
+    inputs = {
+        "evaluation": settings.model_dump(mode="json"),
+        "dataset": content_hash(dataset.folder),
+        "model": content_hash(folders.model),
+        "base_model": hash_folder(folders.base),
+    }
+    return context.stage("evaluation", inputs, make, parents=("dataset", "model"))
+
+
+def _answer(
+    model: Model, tokenizer: Tokenizer, dataset: Dataset, rows: Sequence[EvalRow], max_new_tokens: int
+) -> Answers:
+    """One model's greedy answers and its likelihoods of the right ones, in float32."""
+    model.to(pick_device())  # type: ignore[arg-type]
+    use_packed_attention(model)
+    sums, counts = row_losses(model, dataset.table("test"), batch_tokens=SCORING_BATCH_TOKENS)
+    use_standard_attention(model)
+    engine = TorchEngine(model, pad_id=int(tokenizer.eos_token_id))
+    texts = answer_rows(engine, rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, stop_ids=dataset.stop_ids)
+    return Answers(texts, sums, counts)
+
+
+def optimize_model(
+    context: Context, folders: TunedFolders, dataset: Dataset, settings: OptimizationSection
+) -> Path:
+    """Merge, export, and prove that what is shipped answers like what was evaluated."""
+    evaluation = context.recipe.evaluation
+
+    def make(folder: Path) -> None:
+        rows = dataset.prompt_rows(MAX_PARITY_PROMPTS)
+        encoder = Encoder(load_tokenizer(folders.model))
+
+        def score(answers: Sequence[Generation]) -> float | None:
+            if evaluation is None:
+                return None
+            texts = [encoder.decode(answer.token_ids) for answer in answers]
+            right = rows_right(texts, [row.answer for row in rows], task=evaluation.task)
+            return sum(right) / len(right)
+
+        longest = evaluation.max_new_tokens if evaluation else DEFAULT_MAX_NEW_TOKENS
+        prompts = Prompts([row.prompt_ids for row in rows], longest, dataset.stop_ids)
+        optimize(folders, folder, settings, prompts=prompts, score=score, log=context.log)
+
+    inputs = {
+        "optimization": settings.model_dump(mode="json"),
+        "dataset": content_hash(dataset.folder),
+        "model": content_hash(folders.model),
+        "base_model": hash_folder(folders.base),
+        "evaluation": evaluation.model_dump(mode="json") if evaluation else None,
+    }
+    return context.stage("optimized", inputs, make, parents=("dataset", "model"))
+
+
+def located_recipe(loaded: LoadedRecipe) -> Recipe:
+    """The recipe with the paths of its data files as they are found from here."""
+
+    def locate(files: DataFiles | None) -> DataFiles | None:
+        if isinstance(files, str):
+            return str(loaded.locate(files))
+        if isinstance(files, Mapping):
+            return {name: str(loaded.locate(file)) for name, file in files.items()}
+        return files and tuple(str(loaded.locate(file)) for file in files)
+
+    data = loaded.recipe.data
+    located = {name: locate(getattr(data, name)) for name in DATA_FILES}
+    return loaded.recipe.model_copy(update={"data": data.model_copy(update=located)})
+
+
+def data_files(recipe: Recipe) -> list[str]:
+    """Every data file of a recipe, in a fixed order."""
+    data = recipe.data
+    return [file for files in (data.train, data.validation, data.test) for file in list_files(files)]
+
+
+def _write_lock(context: Context, loaded: LoadedRecipe, base: ResolvedModel) -> None:
+    recipe = context.recipe
+    lock = RunLock(
+        recipe=recipe.model_dump(mode="json"),
+        base_model=ModelLock(base.name, base.revision, base.content_hash),
+        data=context.data_hashes,
+        seed=recipe.training.seed,
+        device=str(pick_device()),
+    )
+    write_lock(context.run.folder, lock)
+    write_atomic(context.run.folder / "recipe.yaml", loaded.text)

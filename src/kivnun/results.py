@@ -1,0 +1,160 @@
+"""What a finished run folder says: its numbers for the command line, and `report.html` for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import orjson
+
+from kivnun.evaluation.compare import Outcome, group_outcomes
+from kivnun.evaluation.report import ParityLine, ReportInput, render_report
+from kivnun.evaluation.stage import Evaluation, evaluation_from_json
+from kivnun.optimization.parity import ParityRow
+from kivnun.optimization.stage import read_parity
+from kivnun.recipe.dump import dump_recipe
+from kivnun.recipe.schema import Recipe
+from kivnun.runs import Event, read_events, write_atomic
+
+REPORT_NAME = "report.html"
+SCORES_NAME, SAMPLES_NAME = "report.json", "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """The results of a run.
+
+    Attributes:
+        folder: The run folder.
+        evaluation: Scores and comparisons; None where the recipe evaluates nothing.
+        parity: The parity table; empty where the recipe exports nothing.
+    """
+
+    folder: Path
+    evaluation: Evaluation | None
+    parity: Sequence[ParityRow]
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.folder / REPORT_NAME
+
+    def to_json(self) -> dict[str, object]:
+        """Everything as JSON values."""
+        return {
+            "run": str(self.folder),
+            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
+            "parity": [asdict(row) for row in self.parity],
+            "report": str(self.report),
+        }
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write scores and rows into an existing folder."""
+    write_atomic(folder / SCORES_NAME, orjson.dumps(evaluation.to_json(), option=orjson.OPT_INDENT_2))
+    groups = evaluation.outcomes
+    rows = (*groups.regressions, *groups.fixes, *groups.both_wrong, *groups.both_right)
+    write_atomic(folder / SAMPLES_NAME, b"".join(orjson.dumps(asdict(row)) + b"\n" for row in rows))
+
+
+def read_results(folder: Path, recipe: Recipe) -> RunResults:
+    """Read a run folder's results back."""
+    evaluation = None
+    if recipe.evaluation is not None:
+        values = orjson.loads((folder / "evaluation" / SCORES_NAME).read_bytes())
+        lines = (folder / "evaluation" / SAMPLES_NAME).read_bytes().splitlines()
+        outcomes = group_outcomes((Outcome(**orjson.loads(line)) for line in lines), task=recipe.evaluation.task)
+        evaluation = evaluation_from_json(values, outcomes)
+    parity = read_parity(folder / "optimized") if recipe.optimization is not None else []
+    return RunResults(folder, evaluation, parity)
+
+
+def write_report(results: RunResults, recipe: Recipe) -> None:
+    """Write `report.html` from the run folder alone."""
+    events = read_events(results.folder / "events.jsonl")
+    steps = _latest_attempt(events, "step")
+    validations = _latest_attempt(events, "validation")
+    best = min(validations, key=lambda point: point[1], default=None)
+    evaluation = results.evaluation
+    page = ReportInput(
+        title=recipe.name or results.folder.name,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        task=recipe.evaluation.task if recipe.evaluation else "generation",
+        recipe_yaml=dump_recipe(recipe),
+        lock=cast("Mapping[str, object]", json.loads((results.folder / "run.lock.json").read_text("utf-8"))),
+        train_losses=steps,
+        validation_losses=validations,
+        best_step=None if best is None else best[0],
+        scores=evaluation.scores if evaluation else (),
+        comparison=evaluation.comparison if evaluation else None,
+        outcomes=evaluation.outcomes if evaluation else None,
+        yardstick_comparison=evaluation.yardstick_comparison if evaluation else None,
+        perplexity_ratio=evaluation.perplexity_ratio if evaluation else None,
+        parity=[ParityLine(**asdict(row)) for row in results.parity],
+        durations=stage_durations(events),
+        tokens_per_second=_training_speed(events),
+        warnings=_warnings(events),
+    )
+    write_atomic(results.report, render_report(page))
+
+
+def stage_durations(events: Sequence[Event]) -> dict[str, float]:
+    """Seconds from the last start of each stage to its end."""
+    started: dict[str, float] = {}
+    durations: dict[str, float] = {}
+    for event in events:
+        moment = datetime.fromisoformat(str(event["time"])).timestamp()
+        if event["event"] == "stage_started":
+            started[str(event["stage"])] = moment
+        elif event["event"] == "stage_finished" and str(event["stage"]) in started:
+            durations[str(event["stage"])] = moment - started[str(event["stage"])]
+    return durations
+
+
+def _latest_attempt(events: Sequence[Event], kind: str) -> list[tuple[int, float]]:
+    """Step and loss; where a run went on from a checkpoint, the steps that were repeated count once."""
+    points: dict[int, float] = {}
+    for event in events:
+        if event["event"] == "training_started":
+            points = {}
+        if event["event"] == "resumed":
+            points |= _before(events, event, kind)
+        if event["event"] == kind:
+            points[int(cast("int", event["step"]))] = float(cast("float", event["loss"]))
+    return sorted(points.items())
+
+
+def _before(events: Sequence[Event], resumed: Event, kind: str) -> dict[int, float]:
+    """What was logged before a resumption, up to the step that it went on from."""
+    last = int(cast("int", resumed["step"]))
+    earlier = events[: next(index for index, event in enumerate(events) if event is resumed)]
+    return {
+        int(cast("int", event["step"])): float(cast("float", event["loss"]))
+        for event in earlier
+        if event["event"] == kind and int(cast("int", event["step"])) <= last
+    }
+
+
+def _training_speed(events: Sequence[Event]) -> dict[str, float]:
+    steps = [event for event in events if event["event"] == "step"]
+    seconds = sum(float(cast("float", event["seconds"])) for event in steps)
+    tokens = sum(int(cast("int", event["num_tokens"])) for event in steps)
+    return {"training": tokens / seconds} if seconds else {}
+
+
+def _warnings(events: Sequence[Event]) -> list[str]:
+    """What a reader must know: rows left out, checkpoints that were damaged, a last validation that was not the best."""
+    notes: list[str] = []
+    for event in events:
+        if event["event"] == "dataset" and event.get("dropped"):
+            dropped = cast("Mapping[str, int]", event["dropped"])
+            notes += [f"{count} row(s) left out: {reason}" for reason, count in dropped.items()]
+        if event["event"] == "checkpoint_damaged":
+            notes.append(f"checkpoint {event['folder']} was damaged and not used: {event['problem']}")
+    losses = [loss for _, loss in _latest_attempt(events, "validation")]
+    if len(losses) >= 3 and all(later > earlier for earlier, later in pairwise(losses[-3:])):
+        notes.append("validation loss rose twice at the end: the model began to overfit; the best step was kept")
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,92 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, in one folder that is whole or absent."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from kivnun.errors import UserError
+from kivnun.runs import read_manifest, verify_artifact, write_stage
+from kivnun.training.optimizer import MasterWeights
+
+FOLDER = "checkpoints"
+_WEIGHTS = "state.safetensors"
+_PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: Optimizer steps done.
+        best_step: The step with the lowest validation loss, or None before the first validation.
+        best_loss: That loss.
+        stale_validations: Validations since then without a better one.
+        num_tokens: Real tokens trained on.
+        seconds: Wall time spent in steps.
+    """
+
+    step: int = 0
+    best_step: int | None = None
+    best_loss: float | None = None
+    stale_validations: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(run_dir: Path, weights: MasterWeights, progress: Progress, *, key: str) -> Path:
+    """Write the checkpoint of a step; a full disk or a kill leaves the earlier ones as they were."""
+    name = f"step-{progress.step:06d}"
+    with write_stage(run_dir / FOLDER, name, kind="checkpoint", key=key) as folder:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors().items()}
+        save_file(tensors, folder / _WEIGHTS)
+        (folder / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n", "utf-8")
+    return run_dir / FOLDER / name
+
+
+def find_checkpoints(run_dir: Path, key: str) -> list[Path]:
+    """The finished checkpoints of this very training, oldest first."""
+    found = []
+    for folder in sorted((run_dir / FOLDER).glob("step-*")):
+        try:
+            if read_manifest(folder).key == key:
+                found.append(folder)
+        except UserError:
+            continue
+    return found
+
+
+def load_checkpoint(folder: Path, weights: MasterWeights) -> Progress:
+    """Check a checkpoint's hashes and restore it.
+
+    Raises:
+        UserError: `artifact-damaged`.
+    """
+    verify_artifact(folder)
+    try:
+        weights.load_tensors(load_file(folder / _WEIGHTS))
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise UserError(
+            "artifact-damaged",
+            f"{folder} does not fit the model: {error}",
+            hint=f"remove {folder} and give the same command again",
+        ) from error
+    return Progress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
+
+
+def prune_checkpoints(run_dir: Path, *, key: str, keep: int, best_step: int | None) -> None:
+    """Remove what is neither among the latest `keep` nor the best, and all checkpoints of other trainings."""
+    ours = find_checkpoints(run_dir, key)
+    kept = {*ours[-keep:], *(folder for folder in ours if best_step is not None and step_of(folder) == best_step)}
+    for folder in (run_dir / FOLDER).glob("step-*"):
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint folder."""
+    return int(folder.name.removeprefix("step-"))

@@ -1,0 +1,175 @@
+"""Real exports of a tiny model: the same answers in fp32, a smaller folder in int4, and nothing left of a failure."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime_genai as og
+import pytest
+import tiny_llama
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from kivnun.errors import UserError
+from kivnun.generation.onnx_engine import OnnxEngine
+from kivnun.generation.torch_engine import TorchEngine
+from kivnun.optimization.measure import decode_tokens_per_second, folder_size_bytes
+from kivnun.optimization.onnx import WORKER, export_onnx, require_onnx_files
+from kivnun.optimization.parity import compare_answers, require_parity
+
+TEXTS = (
+    *tiny_llama.SENTENCES,
+    "  two  spaces,\ttab\nand a new line ",
+    "שָׁלוֹם עִם נִיקּוּד and English 🙂 12345",
+    "<|endoftext|>inside<|endoftext|>",
+    "",
+)
+
+
+def test_fp32_answers_are_identical_to_torch(fp32_folder, tiny_model, prompts):
+    options = {"max_new_tokens": 24, "stop_ids": frozenset({tiny_llama.END})}
+    reference = TorchEngine(tiny_model, pad_id=tiny_llama.END).generate(prompts, **options)
+    agreement = compare_answers(reference, OnnxEngine(fp32_folder).generate(prompts, **options), tie_tolerance=1e-3)
+    assert agreement.identical == len(prompts)
+    require_parity("fp32 ONNX", agreement)
+
+
+def test_int4_stays_close_to_torch_in_a_fraction_of_the_size(int4_folder, fp32_folder, tiny_model, prompts):
+    # A random model's answers part soon, so the first token of many prompts is asked: where torch is sure of it, int4
+    # must say the same, and where it is not, far more often than the 1 in 512 of chance.
+    many = [prompt[:length] for prompt in prompts for length in range(1, len(prompt) + 1)]
+    options = {"max_new_tokens": 1, "stop_ids": frozenset[int]()}
+    reference = TorchEngine(tiny_model, pad_id=tiny_llama.END).generate(many, **options)
+    answers = OnnxEngine(int4_folder).generate(many, **options)
+    clearest_first = sorted(
+        zip(reference, answers, strict=True), key=lambda pair: pair[0].top_two_margins, reverse=True
+    )
+    equal = [first.token_ids == second.token_ids for first, second in clearest_first]
+    assert sum(equal[:20]) >= 16
+    assert sum(equal) > 0.3 * len(equal)
+    assert (int4_folder / "model.onnx.data").stat().st_size < (fp32_folder / "model.onnx.data").stat().st_size / 4
+    assert folder_size_bytes(int4_folder) < folder_size_bytes(fp32_folder) / 2
+
+
+def test_a_tied_matrix_is_stored_once(fp32_folder, int4_folder, tiny_folder):
+    num_parameters = sum(tensor.numel() for tensor in load_file(tiny_folder / "model.safetensors").values())
+    assert (fp32_folder / "model.onnx.data").stat().st_size < num_parameters * 4 * 1.1
+    # 8 bits for the tied matrix, 4 for the rest, a scale of 4 bytes and a zero point for each block of 32.
+    assert (int4_folder / "model.onnx.data").stat().st_size < num_parameters * 1.2
+
+
+def test_the_folder_holds_a_tokenizer_equal_to_ours(fp32_folder, tiny_folder):
+    ours = Tokenizer.from_file(str(tiny_folder / "tokenizer.json"))
+    theirs = og.Tokenizer(og.Model(str(fp32_folder)))
+    for text in TEXTS:
+        token_ids = ours.encode(text).ids
+        assert theirs.encode(text).tolist() == token_ids
+        assert theirs.decode(np.array(token_ids, dtype=np.int32)) == ours.decode(token_ids)
+
+
+def test_a_moved_folder_still_answers(fp32_folder, tmp_path, prompts):
+    moved = shutil.copytree(fp32_folder, tmp_path / "elsewhere")
+    answers, again = (
+        OnnxEngine(folder).generate(prompts[:2], max_new_tokens=4, stop_ids=frozenset())
+        for folder in (fp32_folder, moved)
+    )
+    assert answers == again
+
+
+def test_an_export_leaves_nothing_beside_its_folder(fp32_folder, session_folder):
+    assert not [path.name for path in session_folder.iterdir() if path.name.startswith(".")]
+    assert {path.name for path in fp32_folder.iterdir()} == {
+        "model.onnx",
+        "model.onnx.data",
+        "genai_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "genai_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_an_incomplete_folder_is_refused(fp32_folder, tmp_path, name: str, damage: str):
+    folder = shutil.copytree(fp32_folder, tmp_path / "onnx")
+    require_onnx_files(folder)
+    (folder / name).unlink()
+    if damage == "empty":
+        (folder / name).touch()
+    with pytest.raises(UserError) as caught:
+        require_onnx_files(folder)
+    assert caught.value.code == "export-failed"
+    assert f"{name} is {damage}" in caught.value.details
+
+
+def test_weights_that_are_not_numbers_are_refused_and_nothing_is_left(tiny_folder, tmp_path):
+    sick = shutil.copytree(tiny_folder, tmp_path / "sick")
+    weights = load_file(sick / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, sick / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError) as caught:
+        export_onnx(sick, tmp_path / "out" / "onnx", precision="fp32")
+    assert caught.value.code == "export-failed"
+    assert any("NaN" in line for line in caught.value.details)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_architecture_that_the_builder_does_not_know_is_refused_in_its_words(tiny_folder, tmp_path):
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["architectures"] = ["NovelForCausalLM"]
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        export_onnx(other, tmp_path / "onnx", precision="fp32")
+    assert caught.value.code == "export-failed"
+    assert any("not currently supported" in line for line in caught.value.details)
+
+
+@pytest.mark.parametrize(("block_size", "hint"), [(48, "16 or 32 or 64"), (128, "16 or 32 or 64")])
+def test_blocks_that_do_not_fit_the_model_are_refused_at_once(tiny_folder, tmp_path, block_size: int, hint: str):
+    with pytest.raises(UserError) as caught:
+        export_onnx(tiny_folder, tmp_path / "onnx", precision="int4", block_size=block_size)
+    assert f"blocks of {block_size} weights" in caught.value.problem
+    assert "hidden_size 64" in caught.value.problem
+    assert caught.value.hint.endswith(hint)
+
+
+def test_a_folder_without_a_model_or_tokenizer_is_refused(tiny_folder, tmp_path):
+    with pytest.raises(UserError) as caught:
+        export_onnx(tmp_path / "nowhere", tmp_path / "onnx", precision="fp32")
+    assert caught.value.code == "model-missing"
+    bare = shutil.copytree(tiny_folder, tmp_path / "bare")
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"lacks tokenizer\.json") as caught:
+        export_onnx(bare, tmp_path / "onnx", precision="fp32")
+    assert caught.value.code == "model-invalid"
+
+
+def test_a_result_is_never_written_over(tiny_folder, fp32_folder):
+    before = folder_size_bytes(fp32_folder)
+    with pytest.raises(UserError, match="exists and is not empty"):
+        export_onnx(tiny_folder, fp32_folder, precision="fp32")
+    assert folder_size_bytes(fp32_folder) == before
+
+
+def test_the_builder_ends_when_its_parent_is_gone(tiny_folder, tmp_path):
+    arguments = [str(tiny_folder), str(tmp_path / "onnx"), str(tmp_path / "cache"), "fp32"]
+    worker = subprocess.Popen([sys.executable, "-P", str(WORKER), *arguments], stdin=subprocess.PIPE)
+    assert worker.stdin is not None
+    # Closing our end is what the kernel does when this process is killed.
+    worker.stdin.close()
+    try:
+        assert worker.wait(timeout=30) == 1
+    finally:
+        worker.kill()
+        worker.wait()
+    assert not (tmp_path / "onnx" / "model.onnx").exists()
+
+
+def test_decoding_speed_is_the_median_of_repeats(fp32_folder, prompts):
+    ticks = iter([0.0, 99.0, 0.0, 1.0, 0.0, 4.0, 0.0, 2.0])
+    speed = decode_tokens_per_second(
+        OnnxEngine(fp32_folder), prompts[:3], num_tokens=4, repeats=3, clock=lambda: next(ticks)
+    )
+    assert speed == 3 * 4 / 2.0
