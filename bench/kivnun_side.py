@@ -1,4 +1,4 @@
-"""Kivnun's side of `bench/training.py`: makes the workload, measures the matrix rate, and trains with Kivnun's own loop.
+"""Kivnun's side of `bench/training.py`: the workload, the matrix rate, and training with Kivnun's own loop.
 
     python bench/kivnun_side.py prepare FOLDER NUM_TOKENS    random weights and rows that both sides read
     python bench/kivnun_side.py train FOLDER JOB             the steps of one arm; JOB is a JSON object
@@ -68,11 +68,12 @@ def prepare(folder: Path, num_tokens: int) -> dict[str, object]:
     rows = make_rows(num_tokens)
     (folder / "rows.json").write_text(json.dumps(rows), "utf-8")
     lengths = [len(row["input_ids"]) for row in rows]
+    num_embedding = VOCAB_SIZE * SHAPE["hidden_size"]
     return {
         "num_rows": len(rows),
         "mean_row_tokens": round(sum(lengths) / len(lengths), 1),
         "trained_share": round(sum(sum(row["completion_mask"]) for row in rows) / sum(lengths), 3),
-        "non_embedding_parameters": sum(p.numel() for p in model.model.parameters()) - VOCAB_SIZE * SHAPE["hidden_size"],
+        "non_embedding_parameters": sum(p.numel() for p in model.model.parameters()) - num_embedding,
     }
 
 

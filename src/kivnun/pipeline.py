@@ -286,6 +286,31 @@ def optimize_model(
     return context.stage("optimized", inputs, make, parents=("dataset", "model"))
 
 
+def describe_plan(loaded: LoadedRecipe) -> list[str]:
+    """What a run would do, in lines of text: the data is read and tokenised, nothing is trained or written.
+
+    Raises:
+        UserError: What a run would refuse before training.
+    """
+    recipe = located_recipe(loaded)
+    if isinstance(recipe.base_model, NewModel):
+        _, splits = read_conversations(recipe.data, recipe.training.objective)
+        return [f"base model: new; rows: {', '.join(f'{len(part)} {name}' for name, part in splits.items())}"]
+    base = resolve_model(recipe.base_model)
+    template, conversations = read_conversations(recipe.data, recipe.training.objective)
+    prepared = tokenize_splits(template, conversations, recipe.data, Encoder(load_tokenizer(base.folder)))
+    table = prepared.table("train")
+    plan = make_plan(table.lengths(), recipe.training)
+    stages = ["dataset", "model", *(name for name in ("evaluation", "optimization") if getattr(recipe, name))]
+    return [
+        f"base model: {base.name} ({base.content_hash[:12]})",
+        f"rows: {', '.join(f'{len(part)} {name}' for name, part in prepared.splits.items())}",
+        f"tokens: {table.num_tokens:,} to train on, {table.num_trained:,} of them learnt",
+        f"steps: {plan.num_steps} of up to {plan.step_tokens:,} tokens, method {recipe.method.kind}",
+        f"stages: {', '.join(stages)}",
+    ]
+
+
 def located_recipe(loaded: LoadedRecipe) -> Recipe:
     """The recipe with the paths of its data files as they are found from here."""
 

@@ -135,6 +135,14 @@ def test_blocks_that_do_not_fit_the_model_are_refused_at_once(tiny_folder, tmp_p
     assert caught.value.hint.endswith(hint)
 
 
+def test_a_sliding_window_that_the_onnx_form_would_ignore_is_refused(tiny_folder, tmp_path):
+    windowed = shutil.copytree(tiny_folder, tmp_path / "windowed")
+    config = json.loads((windowed / "config.json").read_text()) | {"sliding_window": 8}
+    (windowed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="last 8 tokens of 96"):
+        export_onnx(windowed, tmp_path / "onnx", precision="fp32")
+
+
 def test_a_folder_without_a_model_or_tokenizer_is_refused(tiny_folder, tmp_path):
     with pytest.raises(UserError) as caught:
         export_onnx(tmp_path / "nowhere", tmp_path / "onnx", precision="fp32")

@@ -57,7 +57,7 @@ def describe_count(pieces: Sequence[TokenPiece]) -> str:
 
 
 def split_lines(pieces: Sequence[TokenPiece]) -> list[list[TokenPiece]]:
-    """Lines as they are shown: cut behind every newline, which shows as a sign, as does every other control character."""
+    """Lines as they are shown: cut behind every newline, which shows as a sign like every control character."""
     lines: list[list[TokenPiece]] = [[]]
     for piece in pieces:
         for number, part in enumerate(piece.text.split("\n")):
@@ -88,7 +88,7 @@ def preview_page(rows: Sequence[Sequence[TokenPiece]], places: Sequence[str], ti
         )
         for pieces, place in zip(rows, places, strict=True)
     )
-    return str(Markup(_PAGE).format(title=title, cards=cards))
+    return str(_PAGE.format(title=title, cards=cards))
 
 
 def _is_trained(piece: TokenPiece) -> bool:
@@ -128,7 +128,7 @@ def _html_line(line: Sequence[TokenPiece]) -> Markup:
     return Markup('<div dir="auto">{}</div>').format(Markup("").join(parts))
 
 
-_PAGE = """<!doctype html>
+_PAGE = Markup("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -138,7 +138,8 @@ _PAGE = """<!doctype html>
 :root {{ color-scheme: light dark; --dim: light-dark(#5c5c5c, #a8a8a8); --trained: light-dark(#0a6b2d, #6fdc8c) }}
 body {{ font: 1rem/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 h2 {{ font-size: 1rem; margin: 2rem 0 .5rem }}
-section div {{ white-space: pre-wrap; overflow-wrap: anywhere; font-family: ui-monospace, monospace; color: var(--dim) }}
+section div {{ white-space: pre-wrap; overflow-wrap: anywhere }}
+section div {{ font-family: ui-monospace, monospace; color: var(--dim) }}
 ins {{ color: var(--trained); font-weight: bold; text-decoration: underline; text-underline-offset: .2em }}
 .token:hover, .special {{ outline: 1px dotted var(--dim); outline-offset: -1px }}
 </style>
@@ -150,4 +151,4 @@ a token shows its number.</p>
 {cards}
 </body>
 </html>
-"""
+""")

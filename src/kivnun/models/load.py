@@ -32,7 +32,7 @@ def load_model(folder: Path, *, dtype: torch.dtype) -> Model:
     """
     quiet_libraries()
     try:
-        model, notes = AutoModelForCausalLM.from_pretrained(
+        model, notes = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
             folder,
             dtype=dtype,
             local_files_only=True,

@@ -65,6 +65,7 @@ def export_onnx(model_folder: Path, out_folder: Path, *, precision: Precision, b
         UserError: export-failed, model-missing, model-invalid, disk-full.
     """
     _require_exportable(model_folder, out_folder)
+    _require_full_attention(model_folder)
     if precision == "int4":
         _require_block_fits(model_folder, block_size)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def builder_options(precision: Precision, block_size: int) -> list[str]:
     with a tied vocabulary of 8,192: KL to fp32 0.0014 -> 0.0001 and the same top token at 95.9 % -> 98.7 % of the
     positions, for 9.6 MB instead of 8.1 MB. The builder stores a tied matrix once (unshared int4: 18.6 MB, KL 0.0009).
     """
-    # A cache as long as the window breaks once an answer passes it (onnxruntime-genai 0.18: shapes do not match).
+    # Windows that matter are refused; for the others 0.18 builds a window-long cache whose shape does not match.
     full_cache = ["windowed_kv_cache=false"]
     if precision == "fp32":
         return full_cache
@@ -124,6 +125,18 @@ def _require_exportable(model_folder: Path, out_folder: Path) -> None:
     if out_folder.exists() and (not out_folder.is_dir() or any(out_folder.iterdir())):
         raise UserError(
             "export-failed", f"{out_folder} exists and is not empty", hint="remove it or choose another folder"
+        )
+
+
+def _require_full_attention(model_folder: Path) -> None:
+    """Refuse a sliding window shorter than the context: on a CPU, genai 0.18 leaves it out or breaks at it."""
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
+    if config.get("use_sliding_window", True) and window is not None and context is not None and window < context:
+        raise UserError(
+            "export-failed",
+            f"the model attends to the last {window} tokens of {context}, which its ONNX form would not",
+            hint="remove the optimization section, or take a base model without a sliding window",
         )
 
 

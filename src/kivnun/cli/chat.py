@@ -1,0 +1,85 @@
+"""`kivnun generate` and `kivnun chat`: use what a run made."""
+
+import json
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kivnun.assistant import Assistant
+
+RunName = Annotated[str, typer.Argument(help="The run: its name or its folder.", show_default=False)]
+
+
+class EngineName(StrEnum):
+    """Which form of the model answers."""
+
+    AUTO = "auto"
+    ONNX = "onnx"
+    TORCH = "torch"
+
+
+Chosen = Annotated[EngineName, typer.Option(help="onnx: the exported model; torch: what was trained.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the best token; higher is more varied.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
+
+
+def generate(
+    run: RunName,
+    prompt: Annotated[list[str], typer.Argument(help="The text, or one value per field of the template.")],
+    engine: Chosen = EngineName.AUTO,
+    max_new_tokens: MaxNewTokens = 64,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print prompt, answer and engine as JSON.")] = False,
+) -> None:
+    """Answer one prompt, written as in training: for a template with several fields give them in order."""
+    assistant = _open(run, engine)
+    text = assistant.render(prompt)
+    stream = assistant.stream(text, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    if as_json:
+        answer = "".join(stream)
+        typer.echo(json.dumps({"prompt": text, "answer": answer, "engine": assistant.engine.name}, ensure_ascii=False))
+        return
+    for piece in stream:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def chat(
+    run: RunName,
+    engine: Chosen = EngineName.AUTO,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+) -> None:
+    """Talk to the model line by line; an empty line or Ctrl-D ends it."""
+    assistant = _open(run, engine)
+    sys.stderr.write(f"{assistant.describe()}; an empty line ends the chat\n")
+    history: list[tuple[str, str]] = []
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            break
+        if not line:
+            break
+        pieces: list[str] = []
+        text = assistant.render_turn(history, line)
+        for piece in assistant.stream(text, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed):
+            pieces.append(piece)
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        history.append((line, "".join(pieces)))
+
+
+def _open(run: str, engine: EngineName) -> "Assistant":
+    from kivnun.assistant import open_assistant
+    from kivnun.runs import find_run
+
+    return open_assistant(find_run(run), None if engine is EngineName.AUTO else engine.value)

@@ -1,0 +1,149 @@
+"""Live progress on standard error: a bar with loss, speed and time left on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self, TextIO, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_LINE_SECONDS = 10.0
+
+STAGE_WORDS = {
+    "base": "making a new model and its tokenizer",
+    "dataset": "reading, splitting and tokenising the data",
+    "model": "training",
+    "evaluation": "evaluating base and tuned model on the test rows",
+    "optimized": "merging, exporting and proving parity",
+}
+
+
+class Progress:
+    """Shows a run's events as they come.
+
+    Args:
+        stream: Where to; a bar only on a terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._said_at = 0.0
+        self._seconds_per_step = 0.0
+
+    def __enter__(self) -> Self:
+        """The display itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        self._end_bar()
+
+    def show(self, event: str, fields: Mapping[str, object]) -> None:
+        """Show one event."""
+        if event == "step":
+            self._show_step(fields)
+        elif event == "training_started":
+            self._say(say_training(fields))
+            self._start_bar(int(cast("int", fields["num_steps"])))
+        elif event == "training_finished":
+            self._end_bar()
+        else:
+            line = say_event(event, fields)
+            if line:
+                self._say(line)
+
+    def _show_step(self, fields: Mapping[str, object]) -> None:
+        step, num_steps = int(cast("int", fields["step"])), int(cast("int", fields["num_steps"]))
+        seconds = float(cast("float", fields["seconds"]))
+        speed = int(cast("int", fields["num_tokens"])) / seconds
+        words = f"loss {fields['loss']:.4f}  {speed:,.0f} tokens/s"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, words=words)
+            return
+        # An exponential mean: the first steps are slower than the rest.
+        self._seconds_per_step = seconds if not self._seconds_per_step else 0.9 * self._seconds_per_step + 0.1 * seconds
+        now = time.monotonic()
+        if now - self._said_at >= PLAIN_LINE_SECONDS or step == num_steps:
+            left = say_seconds((num_steps - step) * self._seconds_per_step)
+            self._say(f"step {step}/{num_steps}  {words}  {left} left")
+            self._said_at = now
+
+    def _say(self, line: str) -> None:
+        console = self._bar.console if self._bar is not None else self._console
+        console.print(line, markup=False)
+
+    def _start_bar(self, num_steps: int) -> None:
+        if not self._console.is_terminal:
+            return
+        columns = (TextColumn("  training"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        times = (TextColumn("{task.fields[words]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bar = Bar(*columns, *times, console=self._console)
+        self._bar.start()
+        self._task = self._bar.add_task("training", total=num_steps, words="")
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+
+def say_event(event: str, fields: Mapping[str, object]) -> str | None:
+    """One event in words, or None for those that need none."""
+    stage = str(fields.get("stage", ""))
+    if event == "stage_started":
+        return f"[{stage}] {STAGE_WORDS.get(stage, stage)} ..."
+    if event == "stage_skipped":
+        return f"[{stage}] unchanged, not repeated"
+    if event == "dataset":
+        return _say_dataset(fields)
+    if event == "resumed":
+        return f"  going on after step {fields['step']}"
+    if event == "checkpoint_damaged":
+        return f"  warning: checkpoint {fields['folder']} is damaged and not used: {fields['problem']}"
+    if event == "validation":
+        return f"  step {fields['step']}: validation loss {fields['loss']:.4f}{' (best)' if fields['best'] else ''}"
+    if event == "early_stop":
+        return f"  stopped early after step {fields['step']}: best was step {fields['best_step']}"
+    if event == "answering":
+        return f"  {fields['model']} model answers {fields['num_rows']} test rows"
+    if event == "parity":
+        same = f"{fields['identical']}/{fields['num_prompts']} answers identical"
+        return f"  {fields['name']}: {same}, {fields['ties']} ties, {fields['different']} different"
+    return None
+
+
+def say_training(fields: Mapping[str, object]) -> str:
+    """Where and how much is trained."""
+    trained, total = int(cast("int", fields["trained_parameters"])), int(cast("int", fields["all_parameters"]))
+    dtype = str(fields["dtype"]).removeprefix("torch.")
+    compiled = ", compiled" if fields["compiled"] else ""
+    share = f"{trained:,} of {total:,} weights ({trained / total:.1%})"
+    return f"  {share} on {fields['device']} in {dtype}{compiled}, {fields['num_steps']} steps"
+
+
+def say_seconds(seconds: float) -> str:
+    """A duration in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
+
+
+def _say_dataset(fields: Mapping[str, object]) -> str:
+    splits = cast("Mapping[str, Mapping[str, int]]", fields["splits"])
+    parts = [f"{counts['rows']:,} {name}" for name, counts in splits.items()]
+    train = splits["train"]
+    lines = [
+        f"  rows: {', '.join(parts)}; {train['trained_tokens']:,} of {train['tokens']:,} training tokens are learnt"
+    ]
+    for kind, counts in fields.items():
+        if kind in {"dropped", "repeated"} and counts:
+            words = cast("Mapping[str, int]", counts)
+            lines += [f"  warning: {kind}: {count:,} row(s) {reason}" for reason, count in words.items()]
+    return "\n".join(lines)
