@@ -30,7 +30,7 @@ SENTENCES = (
 )
 
 torch.set_num_threads(1)
-settings.register_profile("kivnun", deadline=None, max_examples=25)
+settings.register_profile("kivnun", deadline=None)
 settings.load_profile("kivnun")
 
 
@@ -65,6 +65,12 @@ def tiny_table() -> TokenTable:
 @pytest.fixture(scope="session")
 def tiny_validation_table() -> TokenTable:
     return random_table(num_rows=7, seed=4)
+
+
+@pytest.fixture(scope="session")
+def unrelated_table() -> TokenTable:
+    """Rows that have nothing to do with those of `tiny_table`: what is learnt there does not help here."""
+    return random_table(num_rows=5, seed=99)
 
 
 def random_table(*, num_rows: int, seed: int) -> TokenTable:

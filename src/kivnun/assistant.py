@@ -59,14 +59,16 @@ class Assistant:
             return self.template.render_prompt(dict(zip(names, values, strict=True)))
         if self.template.kind == "document":
             return self.encoder.end + values[0]
-        return self.encoder.render_chat([{"role": "user", "content": values[0]}], True)
+        return self.encoder.render_chat([{"role": "user", "content": values[0]}], open_turn=True)
 
     def render_turn(self, history: Sequence[tuple[str, str]], line: str) -> str:
         """The prompt of a chat's next turn; a model of kind `text` or `document` sees each line alone."""
         if self.template.kind != "chat":
             return self.render([line])
-        turns = [{"role": role, "content": text} for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
-        return self.encoder.render_chat([*turns, {"role": "user", "content": line}], True)
+        turns: list[dict[str, str]] = []
+        for asked, answered in history:
+            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        return self.encoder.render_chat([*turns, {"role": "user", "content": line}], open_turn=True)
 
     def stream(self, prompt: str, *, max_new_tokens: int, temperature: float, seed: int) -> Iterator[str]:
         """The answer in pieces of text; a letter that spans several tokens comes whole."""
@@ -108,8 +110,7 @@ def open_assistant(run_dir: Path, engine: str | None) -> Assistant:
         read_manifest(run_dir / "optimized")
         return Assistant(OnnxEngine(onnx_folder(run_dir / "optimized")), encoder, template, stop_ids)
     model = load_tuned(_base_folder(run_dir), run_dir / "model", dtype=torch.float32)
-    pad_id = int(encoder.tokenizer.eos_token_id)
-    return Assistant(TorchEngine(model, pad_id=pad_id), encoder, template, stop_ids)
+    return Assistant(TorchEngine(model, pad_id=encoder.end_id), encoder, template, stop_ids)
 
 
 def _base_folder(run_dir: Path) -> Path:

@@ -27,7 +27,7 @@ from kivnun.generation.engine import Generation
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned, make_method
 from kivnun.models.attention import use_packed_attention, use_standard_attention
-from kivnun.models.load import load_model, load_tokenizer
+from kivnun.models.load import load_model, load_tokenizer, move_model
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
@@ -189,7 +189,7 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
     }
 
     def make(folder: Path) -> None:
-        model = load_model(base.folder, dtype=dtype).to(device)
+        model = move_model(load_model(base.folder, dtype=dtype), device)
         method = make_method(recipe.method)
         method.prepare(model, generator=torch.Generator().manual_seed(settings.seed))
         use_packed_attention(model)
@@ -216,9 +216,7 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
     return context.stage("model", inputs, make, parents=("dataset",))
 
 
-def evaluate_models(
-    context: Context, folders: TunedFolders, dataset: Dataset, settings: EvaluationSection
-) -> Path:
+def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, settings: EvaluationSection) -> Path:
     """Let base and tuned model answer the test rows, and score them beside the yardsticks."""
 
     def make(folder: Path) -> None:
@@ -246,18 +244,16 @@ def _answer(
     model: Model, tokenizer: Tokenizer, dataset: Dataset, rows: Sequence[EvalRow], max_new_tokens: int
 ) -> Answers:
     """One model's greedy answers and its likelihoods of the right ones, in float32."""
-    model.to(pick_device())  # type: ignore[arg-type]
+    move_model(model, pick_device())
     use_packed_attention(model)
     sums, counts = row_losses(model, dataset.table("test"), batch_tokens=SCORING_BATCH_TOKENS)
     use_standard_attention(model)
-    engine = TorchEngine(model, pad_id=int(tokenizer.eos_token_id))
+    engine = TorchEngine(model, pad_id=Encoder(tokenizer).end_id)
     texts = answer_rows(engine, rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, stop_ids=dataset.stop_ids)
     return Answers(texts, sums, counts)
 
 
-def optimize_model(
-    context: Context, folders: TunedFolders, dataset: Dataset, settings: OptimizationSection
-) -> Path:
+def optimize_model(context: Context, folders: TunedFolders, dataset: Dataset, settings: OptimizationSection) -> Path:
     """Merge, export, and prove that what is shipped answers like what was evaluated."""
     evaluation = context.recipe.evaluation
 

@@ -146,7 +146,7 @@ def _training_speed(events: Sequence[Event]) -> dict[str, float]:
 
 
 def _warnings(events: Sequence[Event]) -> list[str]:
-    """What a reader must know: rows left out, checkpoints that were damaged, a last validation that was not the best."""
+    """What a reader must know: rows left out, checkpoints that were damaged, overfitting at the end."""
     notes: list[str] = []
     for event in events:
         if event["event"] == "dataset" and event.get("dropped"):

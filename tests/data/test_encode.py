@@ -11,15 +11,12 @@ from kivnun.data.template import PromptTemplate, Segment, render
 from kivnun.models.types import Tokenizer
 
 CHAT = PromptTemplate("chat")
-words = st.text(
-    st.one_of(
-        st.characters(min_codepoint=0x20, max_codepoint=0x7E),
-        st.characters(min_codepoint=0x5B0, max_codepoint=0x5EA),
-        st.sampled_from(["😀", "👩‍👩‍👧", "é", "\n", "\u200f", "שלום"]),
-    ),
-    min_size=1,
-    max_size=20,
-).filter(lambda text: text.strip() and "<|" not in text)
+characters = st.one_of(
+    st.characters(min_codepoint=0x20, max_codepoint=0x7E),
+    st.characters(min_codepoint=0x5B0, max_codepoint=0x5EA),
+    st.sampled_from(["😀", "👩\u200d👩\u200d👧", "\u00e9", "\n", "\u200f", "שלום"]),
+)
+words = st.lists(characters, min_size=1, max_size=20).map("".join).filter(lambda text: text.strip() and "<" not in text)
 # Where a text begins with spaces, the same text cut elsewhere may have other tokens.
 stripped = words.map(str.strip)
 
@@ -54,7 +51,7 @@ def trained_texts(row: PreparedRow, tokenizer: Tokenizer) -> list[str]:
     return texts
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(conversation=conversations())
 def test_exactly_the_trained_turns_and_their_ends_are_trained(conversation: Conversation, encoder: Encoder) -> None:
     row = encode(conversation, encoder)
@@ -62,7 +59,7 @@ def test_exactly_the_trained_turns_and_their_ends_are_trained(conversation: Conv
     assert trained_texts(row, encoder.tokenizer) == expected
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(conversation=conversations())
 def test_a_row_is_the_text_of_its_conversation(conversation: Conversation, encoder: Encoder) -> None:
     turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
@@ -70,7 +67,7 @@ def test_a_row_is_the_text_of_its_conversation(conversation: Conversation, encod
     assert text == encoder.render_chat(turns, open_turn=False)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(conversation=conversations())
 def test_the_prompt_alone_has_the_ids_that_begin_its_row(conversation: Conversation, encoder: Encoder) -> None:
     row = encode(conversation, encoder)
@@ -81,7 +78,7 @@ def test_the_prompt_alone_has_the_ids_that_begin_its_row(conversation: Conversat
     assert not any(row.tokens.trained[: len(turns)])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(prompt=words, answer=words)
 def test_a_text_row_is_its_prompt_then_its_answer_then_the_end(prompt: str, answer: str, encoder: Encoder) -> None:
     turns = (Message("user", prompt, trained=False), Message("assistant", answer, trained=True))
@@ -113,7 +110,7 @@ def test_no_stray_space_is_trained_by_a_tokenizer_that_spaces(spacing_tokenizer:
 
 
 @given(prompt=words, answer=words)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_tokenizers_that_space_keep_text_and_prompt(prompt: str, answer: str) -> None:
     for tokenizer in SPACING:
         encoder = Encoder(tokenizer)

@@ -1,6 +1,7 @@
 """From files to a data set, or to an error that says why not."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ def write(name: str, rows: list[dict[str, object]]) -> str:
 
 
 def tone_rows(count: int, first: int = 0) -> list[dict[str, object]]:
-    return [{"text": f"משפט {number}", "tone": "joy" if number % 2 else "כעס"} for number in range(first, first + count)]
+    return [
+        {"text": f"משפט {number}", "tone": "joy" if number % 2 else "כעס"} for number in range(first, first + count)
+    ]
 
 
 def tone(**values: object) -> DataSection:
@@ -136,7 +139,7 @@ def test_given_files_are_not_cut_and_train_stays_whole(here: Path, encoder: Enco
     write("train.jsonl", tone_rows(2))
     write("validation.jsonl", tone_rows(1, first=10))
     write("test.jsonl", tone_rows(1, first=11))
-    data = tone(validation="validation.jsonl", test="test.jsonl", split={"stratify_by": "absent"})
+    data = tone(validation="validation.jsonl", test="test.jsonl")
     assert {name: len(part) for name, part in run(data, encoder).splits.items()} == {
         "train": 2,
         "validation": 1,
@@ -224,7 +227,9 @@ def test_a_data_set_folder_holds_what_was_prepared(here: Path, encoder: Encoder)
     assert dataset.stop_ids == prepared.stop_ids
     for name, rows in prepared.splits.items():
         table = dataset.table(name)
-        assert [table.input_ids(index).tolist() for index in range(len(table))] == [row.tokens.input_ids for row in rows]
+        assert [table.input_ids(index).tolist() for index in range(len(table))] == [
+            row.tokens.input_ids for row in rows
+        ]
         for stored, row in zip(dataset.rows(name), rows, strict=True):
             assert list(stored.prompt_ids) == row.prompt_ids
             assert stored.prompt + stored.answer == encoder.decode(row.tokens.input_ids)
@@ -276,7 +281,7 @@ def test_windows_predict_every_token_once(length: int, max_seq_len: int) -> None
     assert predicted == document.input_ids[1:]
     assert not any(window.trained[0] for window in windows)
     # Each window goes on where the last one ended.
-    assert all(later.input_ids[0] == earlier.input_ids[-1] for earlier, later in zip(windows, windows[1:], strict=False))
+    assert all(later.input_ids[0] == earlier.input_ids[-1] for earlier, later in pairwise(windows))
 
 
 def test_reading_needs_no_tokenizer(here: Path) -> None:

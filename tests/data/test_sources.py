@@ -6,9 +6,9 @@ import lzma
 from pathlib import Path
 
 import pytest
-from tiny_data import refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_data import refusal
 
 from kivnun.data.sources import first_problems, read_rows, read_text, source_files
 
@@ -89,7 +89,9 @@ def test_a_text_file_holds_documents_between_separator_lines(here: Path, newline
 def test_source_files_lists_every_file_of_a_split() -> None:
     assert source_files(None) == []
     assert source_files("a.csv") == [Path("a.csv")]
-    assert source_files({"x": "a.txt", "y": "b.txt"}) == source_files(["a.txt", "b.txt"]) == [Path("a.txt"), Path("b.txt")]
+    assert (
+        source_files({"x": "a.txt", "y": "b.txt"}) == source_files(["a.txt", "b.txt"]) == [Path("a.txt"), Path("b.txt")]
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_missing_file_is_named(here: Path) -> None:
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
 def test_text_in_another_encoding_is_refused_with_line_and_byte(here: Path, start: bytes) -> None:
-    (here / "a.jsonl").write_bytes(start + b'{"a": 1}\n{"a": "' + "שלום".encode("cp1255") + b'"}\n')
+    (here / "a.jsonl").write_bytes(start + b'{"a": 1}\n' + "שלום".encode("cp1255") + b"\n")
     error = refusal(lambda: read_rows("a.jsonl"))
     assert error.code == "data-encoding"
     assert error.problem == "a.jsonl:2: byte 0xf9 is not UTF-8"
@@ -165,7 +167,9 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 @given(values=st.lists(cells, min_size=1, max_size=5))
 def test_any_text_survives_jsonl_json_and_csv(tmp_path: Path, values: list[str]) -> None:
     rows = [{"a": value, "b": "x"} for value in values]
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8", newline="")
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8", newline=""
+    )
     (tmp_path / "a.json").write_text(json.dumps(rows), "utf-8")
     quoted = ['"' + value.replace('"', '""') + '",x' for value in values]
     (tmp_path / "a.csv").write_text("\n".join(["a,b", *quoted]), "utf-8", newline="")

@@ -65,7 +65,9 @@ def test_the_order_of_the_file_does_not_matter(chance: random.Random) -> None:
 def test_equal_rows_land_together() -> None:
     hashes = HASHES + HASHES[::-1] + HASHES[:50]
     places = assign_splits(hashes, [""] * len(hashes), split())
-    found = {digest: {place for other, place in zip(hashes, places, strict=True) if other == digest} for digest in HASHES}
+    found = {
+        digest: {place for other, place in zip(hashes, places, strict=True) if other == digest} for digest in HASHES
+    }
     assert all(len(places) == 1 for places in found.values())
 
 
@@ -90,7 +92,12 @@ def test_splits_may_be_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "values"),
-    [(3, {}), (12, {"validation": 6, "test": 6}), (4, {"validation": 0, "test": 0.1}), (1, {"validation": 1, "test": 0})],
+    [
+        (3, {}),
+        (12, {"validation": 6, "test": 6}),
+        (4, {"validation": 0, "test": 0.1}),
+        (1, {"validation": 1, "test": 0}),
+    ],
 )
 def test_too_few_rows_are_refused_with_their_number(rows: int, values: dict[str, object]) -> None:
     wanted = split(**values)

@@ -101,7 +101,9 @@ def test_a_model_without_a_template_is_a_chat_model(tmp_path: Path) -> None:
 
 
 def test_every_trained_turn_is_a_segment_of_its_own() -> None:
-    conversation = chat(("one", False), ("two", True), ("three", False), ("four", False), ("five", False), ("six", True))
+    conversation = chat(
+        ("one", False), ("two", True), ("three", False), ("four", False), ("five", False), ("six", True)
+    )
     segments = render(conversation, PromptTemplate("chat"), end="<eos>", render_chat=chatml)
     assert [segment.text for segment in segments if segment.trained] == ["two<end>", "six<end>"]
     assert "".join(segment.text for segment in segments) == chatml(
@@ -163,7 +165,10 @@ def test_messages_are_read_with_their_weights() -> None:
         ([USER, {"role": "bot", "content": "x"}], "turn 2 has role 'bot'; known are system, developer, user"),
         ([USER, {"role": "assistant", "content": None}], "turn 2 (assistant) has no content: None"),
         ([USER, {"role": "assistant", "content": " \n"}], "turn 2 (assistant) has no content: ' \\n'"),
-        ([USER, {"role": "assistant", "content": [{"text": "x"}]}], "turn 2 (assistant) should have text as its content"),
+        (
+            [USER, {"role": "assistant", "content": [{"text": "x"}]}],
+            "turn 2 (assistant) should have text as its content",
+        ),
         ([USER, {**ANSWER, "tool_calls": [1]}], "turn 2 has keys that are not read yet: tool_calls"),
         ([USER, {**ANSWER, "weight": 0.5}], "turn 2 (assistant) has weight 0.5"),
         ([{**USER, "weight": 1}, ANSWER], "turn 1 (user) has weight 1"),

@@ -15,6 +15,7 @@ from kivnun.models.new import train_tokenizer
 from kivnun.models.types import Tokenizer
 from kivnun.recipe.schema import DataSection
 
+UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
 SENTENCES = (
     "The answer is joy. Tone: joy\nTone: anger\n",
     "Which feeling does the sentence show? I am glad that you came.",
@@ -38,7 +39,7 @@ def encoder(tokenizer: Tokenizer) -> Encoder:
 
 def train_sentencepiece(*, by_normalizer: bool) -> Tokenizer:
     """A tokenizer that puts a space before every text, as Llama 2's does: by its normalizer (legacy) or Metaspace."""
-    made = FastTokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made = FastTokenizer(BPE(unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True))
     if by_normalizer:
         made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -46,7 +47,7 @@ def train_sentencepiece(*, by_normalizer: bool) -> Tokenizer:
     else:
         made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
         made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
-    special = [AddedToken(text, special=True, normalized=False) for text in ("<unk>", "<s>", "</s>")]
+    special = [AddedToken(text, special=True, normalized=False) for text in (UNKNOWN, BEGIN, END)]
     trainer = trainers.BpeTrainer(
         vocab_size=500,
         special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
@@ -54,7 +55,7 @@ def train_sentencepiece(*, by_normalizer: bool) -> Tokenizer:
     )
     words = [word for sentence in SENTENCES for word in sentence.replace("\n", " ").split(" ")]
     made.train_from_iterator(words * 3, trainer)
-    return Tokenizer(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return Tokenizer(tokenizer_object=made, unk_token=UNKNOWN, bos_token=BEGIN, eos_token=END)
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["metaspace", "normalizer"])

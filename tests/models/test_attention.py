@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - the name of the field
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -58,7 +58,14 @@ SUPPORTED = {
     "mistral": MistralConfig(**SHAPE, sliding_window=None),
     "mistral with a window": MistralConfig(**SHAPE, sliding_window=4),
     "gpt2": GPT2Config(
-        vocab_size=97, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, bos_token_id=1, eos_token_id=2
+        vocab_size=97,
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
     ),
 }
 UNSUPPORTED = {
@@ -70,7 +77,13 @@ UNSUPPORTED = {
         vocab_size=97, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3, bos_token_id=1, eos_token_id=2
     ),
     "recurrence": MambaConfig(
-        vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4, bos_token_id=1, eos_token_id=2, pad_token_id=None
+        vocab_size=97,
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=None,
     ),
     "convolution": Lfm2Config(**SHAPE, full_attn_idxs=[1]),
 }
@@ -98,13 +111,16 @@ def test_a_packed_document_is_what_it_is_alone(name: str):
     model = random_model(SUPPORTED[name])
     documents = random_documents([1, 2, 2, 5, 11, 17, 20, 21, 40])
     with torch.no_grad():
-        alone = [model.base_model(input_ids=ids.unsqueeze(0), use_cache=False).last_hidden_state[0] for ids in documents]
+        alone = [
+            model.base_model(input_ids=ids.unsqueeze(0), use_cache=False).last_hidden_state[0] for ids in documents
+        ]
         use_packed_attention(model)
         together = packed(model, documents)
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(other, one, atol=2e-5, rtol=1e-5)
 
 
+@settings(max_examples=30)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_any_order_of_lengths_may_be_packed(llama_pair: tuple[Model, Model], lengths: list[int]):
     own, switched = llama_pair

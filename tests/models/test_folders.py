@@ -16,7 +16,9 @@ from kivnun.models.save import save_model
 from kivnun.models.types import Model, Tokenizer
 from kivnun.recipe.schema import NewModel
 
-SHAPE = NewModel(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+SHAPE = NewModel(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+)
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float):
     weights = weights_of(folder)
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="NaN or infinite values: model.layers.1.mlp.up_proj.weight") as caught:
+    with pytest.raises(UserError, match=r"NaN or infinite values: model\.layers\.1\.mlp\.up_proj\.weight") as caught:
         load_model(folder, dtype=torch.float32)
     assert caught.value.code == "model-invalid"
 
@@ -79,7 +81,7 @@ def test_a_missing_weight_is_refused_by_name(folder: Path):
     weights = weights_of(folder)
     del weights["model.layers.0.self_attn.q_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="would be random: model.layers.0.self_attn.q_proj.weight") as caught:
+    with pytest.raises(UserError, match=r"would be random: model\.layers\.0\.self_attn\.q_proj\.weight") as caught:
         load_model(folder, dtype=torch.float32)
     assert caught.value.code == "model-invalid"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.training.loss import CHUNK_TARGETS, summed_cross_entropy, target_losses
 
@@ -20,7 +20,9 @@ def parts(num_targets: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Ten
 
 
 @pytest.mark.parametrize("num_targets", BORDERS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 5e-2)]
+)
 def test_loss_and_gradients_are_those_of_the_whole_logits(num_targets: int, dtype: torch.dtype, tolerance: float):
     hidden, weight, targets = parts(num_targets, dtype)
     exact = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
@@ -61,4 +63,6 @@ def test_the_losses_of_single_targets_add_up(num_targets: int):
     hidden, weight, targets = parts(num_targets, torch.float32)
     losses = target_losses(hidden, weight, targets)
     assert losses.shape == targets.shape
-    torch.testing.assert_close(losses.sum(), summed_cross_entropy(hidden, weight, targets).detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        losses.sum(), summed_cross_entropy(hidden, weight, targets).detach(), rtol=1e-5, atol=1e-5
+    )

@@ -47,7 +47,7 @@ def test_every_schedule_rises_once_and_never_again(num_steps: int, warmup_ratio:
     top = values.index(max(values))
     assert values[: top + 1] == sorted(values[: top + 1])
     assert all(later <= earlier + 1e-12 for earlier, later in zip(values[top:], values[top + 1 :], strict=False))
-    assert 0 <= min(values)
+    assert min(values) >= 0
     assert max(values) <= 1
     num_warmup = sum(1 for step in range(num_steps) if step < warmup_ratio * num_steps)
     if num_warmup:

@@ -6,7 +6,8 @@ from types import TracebackType
 from typing import Self, TextIO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 PLAIN_LINE_SECONDS = 10.0
 
@@ -92,29 +93,26 @@ class Progress:
         self._bar = None
 
 
+WORDS = {
+    "stage_skipped": "[{stage}] unchanged, not repeated",
+    "resumed": "  going on after step {step}",
+    "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
+    "early_stop": "  stopped early after step {step}: best was step {best_step}",
+    "interrupted": "  stopped; step {step} is saved",
+    "answering": "  {model} model answers {num_rows} test rows",
+    "parity": "  {name}: {identical}/{num_prompts} answers identical, {ties} ties, {different} different",
+}
+
+
 def say_event(event: str, fields: Mapping[str, object]) -> str | None:
     """One event in words, or None for those that need none."""
-    stage = str(fields.get("stage", ""))
     if event == "stage_started":
-        return f"[{stage}] {STAGE_WORDS.get(stage, stage)} ..."
-    if event == "stage_skipped":
-        return f"[{stage}] unchanged, not repeated"
+        return f"[{fields['stage']}] {STAGE_WORDS.get(str(fields['stage']), '')} ..."
     if event == "dataset":
         return _say_dataset(fields)
-    if event == "resumed":
-        return f"  going on after step {fields['step']}"
-    if event == "checkpoint_damaged":
-        return f"  warning: checkpoint {fields['folder']} is damaged and not used: {fields['problem']}"
     if event == "validation":
         return f"  step {fields['step']}: validation loss {fields['loss']:.4f}{' (best)' if fields['best'] else ''}"
-    if event == "early_stop":
-        return f"  stopped early after step {fields['step']}: best was step {fields['best_step']}"
-    if event == "answering":
-        return f"  {fields['model']} model answers {fields['num_rows']} test rows"
-    if event == "parity":
-        same = f"{fields['identical']}/{fields['num_prompts']} answers identical"
-        return f"  {fields['name']}: {same}, {fields['ties']} ties, {fields['different']} different"
-    return None
+    return WORDS[event].format_map(fields) if event in WORDS else None
 
 
 def say_training(fields: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def run(
     print_summary(results)
 
 
-def _say_provenance(provenance: dict[str, str], path: Path) -> None:
+def _say_provenance(provenance: Mapping[str, str], path: Path) -> None:
     """Say once which values the user chose; everything else is a default, listed by `kivnun recipe check`."""
     chosen = [name for name, source in provenance.items() if source == "--set"]
     note = f", --set {', '.join(chosen)}" if chosen else ""

@@ -34,7 +34,7 @@ def _score_table(results: RunResults) -> Table:
     for each in scores:
         cells = [each.metrics.get(metric) for metric in metrics]
         values = [
-            f"{say_metric(metric, cell.value)} ({say_interval(metric, cell)})" if cell else "-"
+            f"{say_metric(metric, cell.value)}\n[dim]{say_interval(metric, cell)}[/dim]" if cell else "-"
             for metric, cell in zip(metrics, cells, strict=True)
         ]
         table.add_row(each.name, *values)

@@ -191,7 +191,7 @@ def put_adapters(model: Model, names: list[str], settings: LoraMethod, generator
 
 
 def load_adapter(model: Model, folder: Path) -> Model:
-    """Put a PEFT-format LoRA folder on a loaded base model; the model is changed and returned.
+    """Put a PEFT-format LoRA folder on a loaded base model, frozen but for it; the model is changed and returned.
 
     Raises:
         UserError: `adapter-invalid` where the folder is damaged, does not fit the model exactly, or needs what Kivnun
@@ -201,6 +201,7 @@ def load_adapter(model: Model, folder: Path) -> Model:
     names = sorted({key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in tensors})
     settings = settings.model_copy(update={"target_modules": tuple(names)})
     require_fit(model, names, settings.rank, tensors, folder=folder, base_model=base_model)
+    model.requires_grad_(requires_grad=False)
     put_adapters(model, names, settings, torch.Generator())
     with torch.no_grad():
         for name, layer in _adapted(model):

@@ -2,9 +2,11 @@
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -92,3 +94,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def model_config_value(folder: Path, name: str) -> object:
     """One value of a model folder's config.json, such as `max_position_embeddings`; None where it has none."""
     return getattr(AutoConfig.from_pretrained(folder, local_files_only=True), name, None)
+
+
+def move_model(model: Model, device: torch.device) -> Model:
+    """The model on a device; transformers types its own `to` as if it took none."""
+    return cast("Model", nn.Module.to(model, device))

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import torch
 
+from kivnun.data.encode import Encoder
 from kivnun.errors import UserError
 from kivnun.generation.engine import Engine, Generation
 from kivnun.generation.onnx_engine import OnnxEngine
@@ -77,7 +78,7 @@ def optimize(
     tokenizer = load_tokenizer(folders.model)
     rows: list[ParityRow] = []
     tuned = load_tuned(folders.base, folders.model, dtype=torch.float32)
-    engine = TorchEngine(tuned, pad_id=_pad_id(tokenizer.pad_token_id, tokenizer.eos_token_id))
+    engine = TorchEngine(tuned, pad_id=Encoder(tokenizer).end_id)
     reference = prompts.ask(engine)
 
     def compare(name: str, form: Engine, size_bytes: int, precision: str = "fp32") -> Agreement:
@@ -103,7 +104,8 @@ def optimize(
         _require_agreement(agreement, settings.min_int4_agreement)
         shutil.rmtree(fp32.folder)
     _copy_template(folders.model, onnx_folder(out_folder))
-    (out_folder / PARITY_NAME).write_bytes(orjson.dumps([asdict(row) for row in rows], option=orjson.OPT_INDENT_2))
+    table = [asdict(row) for row in rows]
+    (out_folder / PARITY_NAME).write_bytes(orjson.dumps(table, option=orjson.OPT_INDENT_2))
     return rows
 
 
@@ -121,7 +123,7 @@ def _require_agreement(agreement: Agreement, minimum: float | None) -> None:
     if minimum is not None and agreement.identical_share < minimum:
         raise UserError(
             "parity-failed",
-            f"int4 gives {agreement.identical_share:.1%} identical answers, optimization.min_int4_agreement is {minimum}",
+            f"int4 answers {agreement.identical_share:.1%} identically, optimization.min_int4_agreement is {minimum}",
             details=[str(each) for each in agreement.first_differences],
             hint="lower optimization.block_size, or the bound",
         )
@@ -132,7 +134,3 @@ def _copy_template(source: Path, target: Path) -> None:
     for name in ("template.json", "chat_template.jinja"):
         if (source / name).is_file() and not (target / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-def _pad_id(pad_token_id: int | None, eos_token_id: int) -> int:
-    return eos_token_id if pad_token_id is None else pad_token_id

@@ -84,7 +84,13 @@ class Plan:
 
 
 def make_plan(lengths: list[int], settings: TrainingSection) -> Plan:
-    """The plan of a run: `max_steps` steps, or as many as `epochs` passes need."""
+    """The plan of a run: `max_steps` steps, or as many as `epochs` passes need.
+
+    Raises:
+        UserError: `nothing-to-learn` where there is no row.
+    """
+    if not lengths:
+        raise UserError("nothing-to-learn", "there are no training rows", hint="give data.train at least one row")
     step_tokens = settings.batch_tokens * settings.gradient_accumulation_steps
     num_steps = settings.max_steps
     if num_steps is None:

@@ -110,14 +110,10 @@ def make_master_weights(model: nn.Module, settings: TrainingSection) -> MasterWe
         else:
             matrices.append(master)
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            fused=True,
-        )
-    ]
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[torch.optim.Optimizer] = []
+    if groups:  # an adapter may consist of hidden matrices alone
+        optimizers.append(torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True))
     if hidden:
         # Jordan 2024; `match_rms_adamw` (Liu et al. 2025, arXiv:2502.16982) lets both share one learning rate.
         optimizers.append(

@@ -1,0 +1,317 @@
+"""What the page of errors says beyond `kivnun.errors.CODES`: a real example of each error, and what to do about it.
+
+An example is made by raising the error, in an empty folder, with the code that a command runs; its text is never copied
+by hand. Errors that name a process or a machine have no example.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kivnun.cli.recipe import init
+from kivnun.data.encode import Encoder
+from kivnun.data.folder import read_dataset, write_dataset
+from kivnun.data.prepare import prepare, tokenize_splits
+from kivnun.data.sources import read_rows
+from kivnun.data.template import PromptTemplate
+from kivnun.data.tokens import TokenizedRow, make_table
+from kivnun.errors import UserError
+from kivnun.evaluation.runner import score_classification
+from kivnun.evaluation.stage import eval_rows
+from kivnun.generation.engine import Generation, logits_not_finite, require_prompts_fit
+from kivnun.generation.sampling import Sampling
+from kivnun.methods.adapter import read_adapter
+from kivnun.methods.lora import find_targets
+from kivnun.models.attention import use_packed_attention
+from kivnun.models.new import make_model, train_tokenizer
+from kivnun.models.resolve import resolve_model
+from kivnun.optimization.onnx import require_onnx_files
+from kivnun.optimization.parity import compare_answers, require_parity
+from kivnun.recipe import DataSection, EvaluationSection, NewModel, SplitSection, TrainingSection, load_recipe
+from kivnun.runs import find_run, open_run, verify_artifact, write_stage
+from kivnun.runs.atomic import disk_full_as_user_error
+from kivnun.training.loop import fit, make_plan
+from kivnun.training.optimizer import MasterWeights
+
+TEMPLATE = "Text: {phrase}\nTone: {tone}"
+ROWS = (
+    {"phrase": "I got the job!", "tone": "joy"},
+    {"phrase": "איבדתי את המפתחות שוב", "tone": "sadness"},
+    {"phrase": "Steps on the stairs at night", "tone": "fear"},
+    {"phrase": "You are here already?", "tone": "surprise"},
+)
+SHAPE = NewModel(
+    hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
+)
+
+
+@dataclass(frozen=True)
+class ErrorNote:
+    """What the page says of one error.
+
+    Attributes:
+        advice: What to do, in one to three sentences.
+        raise_it: Raises the error in an empty current folder; None where its text differs from machine to machine.
+    """
+
+    advice: str
+    raise_it: Callable[[], object] | None = None
+
+    def example(self) -> str | None:
+        """The text that the command line prints."""
+        if self.raise_it is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            try:
+                self.raise_it()
+            except UserError as error:
+                return str(error)
+        raise RuntimeError(f"{self.raise_it.__name__} raised no error")
+
+
+def _write(name: str, text: str) -> str:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def _write_rows(*rows: object) -> str:
+    return _write("data/tone.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _prepare(data: DataSection) -> object:
+    return prepare(data, "supervised", _encoder())
+
+
+def _encoder() -> Encoder:
+    return Encoder(train_tokenizer([row["phrase"] for row in ROWS], 300))
+
+
+def _data(*rows: object, template: str | None = TEMPLATE, **changes: object) -> DataSection:
+    kept_whole = {"split": SplitSection(validation=0, test=0)}
+    return DataSection.model_validate({"train": _write_rows(*rows), "text_template": template, **kept_whole, **changes})
+
+
+def _answer_cut() -> None:
+    _prepare(_data(*ROWS[:1], {"phrase": "very " * 40 + "long", "tone": "joy"}, max_seq_len=64))
+
+
+def _artifact_damaged() -> None:
+    with write_stage(Path("runs/tone"), "model", kind="model", key="") as folder:
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    Path("runs/tone/model/adapter_model.safetensors").write_bytes(b"changed")
+    verify_artifact(Path("runs/tone/model"))
+
+
+def _data_encoding() -> None:
+    Path("tone.csv").write_bytes("phrase,tone\nשלום,joy\n".encode("cp1255"))
+    read_rows("tone.csv")
+
+
+def _disk_full() -> None:
+    with disk_full_as_user_error(Path("runs/tone/model")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _evaluation_label() -> None:
+    data = _data(*ROWS, template=None, prompt_template="{phrase}\n", answer_template="It is {tone}")
+    Path("dataset").mkdir()
+    write_dataset(prepare(data, "supervised", _encoder()), Path("dataset"))
+    eval_rows(read_dataset(Path("dataset")), "train", EvaluationSection(task="classification", label="tone"))
+
+
+def _export_failed() -> None:
+    Path("onnx-int4").mkdir()
+    require_onnx_files(Path("onnx-int4"))
+
+
+def _loss_not_finite() -> None:
+    model = make_model(SHAPE, train_tokenizer([], 300), seed=0)
+    use_packed_attention(model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(torch.inf)
+    settings = TrainingSection(max_steps=1)
+    table = make_table([TokenizedRow([1, 2, 3], [False, True, True])])
+    plan = make_plan(table.lengths(), settings)
+    next(fit(model, MasterWeights({}, {}, []), table, settings, plan=plan))
+
+
+def _messages_invalid() -> None:
+    turns = [{"role": "user", "content": "hello"}, {"role": "asistant", "content": "hi"}]
+    _prepare(_data({"messages": turns}, template=None))
+
+
+def _logits_not_finite() -> None:
+    raise logits_not_finite("onnx")
+
+
+def _nothing_to_learn() -> None:
+    empty = {"train": [], "validation": [], "test": []}
+    tokenize_splits(PromptTemplate("text"), empty, _data(*ROWS), _encoder())
+
+
+def _parity_failed() -> None:
+    reference = Generation((5, 7), "stop", (2.1, 0.8, 3.0))
+    other = Generation((5, 9), "stop", (2.1, 0.4, 3.0))
+    require_parity("fp32 ONNX", compare_answers([reference], [other], tie_tolerance=1e-3))
+
+
+def _recipe_invalid() -> None:
+    text = "base_model: bundled\ndata:\n  train: data/tone.jsonl\nmethod: {kind: lora, rnk: 8, alpha: -1}\n"
+    load_recipe(Path(_write("bad.yaml", text)))
+
+
+def _run_folder_taken() -> None:
+    _write("photos/summer.txt", "mine")
+    open_run(Path("photos"))
+
+
+def _target_modules() -> None:
+    find_targets(make_model(SHAPE, train_tokenizer([], 300), seed=0), ("query_key_value",))
+
+
+NOTES: dict[str, ErrorNote] = {
+    "adapter-invalid": ErrorNote(
+        "An adapter is usable only with the base model that it was trained on. Only plain LoRA is computed; for other "
+        "kinds merge the adapter with PEFT and use the merged folder as `base_model`.",
+        lambda: read_adapter(Path("adapter")),
+    ),
+    "answer-cut": ErrorNote(
+        "A row that is cut at the end loses its answer, and the model would learn to stop in the middle. Raise "
+        "`data.max_seq_len` (up to the model's context), shorten the rows, or let them be dropped and counted with "
+        "`data.on_too_long: drop`.",
+        _answer_cut,
+    ),
+    "artifact-damaged": ErrorNote(
+        "Remove the stage folder and give the same command again: only that stage, and those made from it, are made "
+        "anew.",
+        _artifact_damaged,
+    ),
+    "data-empty": ErrorNote("Look into the file; it may be the wrong one.", lambda: read_rows(_write("tone.csv", ""))),
+    "data-encoding": ErrorNote(
+        "Kivnun reads UTF-8 only: guessing an encoding would train wrong letters silently. Older Hebrew files from "
+        "Windows are often in cp1255; the hint shows how to convert them.",
+        _data_encoding,
+    ),
+    "data-field": ErrorNote(
+        "Every row must have every field that a template names. An empty field would be trained as if it were text.",
+        lambda: _prepare(_data(*ROWS[:1], {"phrase": "And now?"}, {"phrase": " ", "tone": "joy"})),
+    ),
+    "data-format": ErrorNote(
+        "The format is chosen by the end of the file's name and nothing else. Rename or convert the file.",
+        lambda: read_rows(_write("tone.xlsx", "")),
+    ),
+    "data-malformed": ErrorNote(
+        "Mend or remove the lines that are named. In a JSONL file each line is one whole JSON object.",
+        lambda: read_rows(_write("tone.jsonl", '{"phrase": "a", "tone": "joy"}\n{"phrase": "b", tone: "joy"}\n')),
+    ),
+    "data-missing": ErrorNote(
+        "A relative path starts from the current folder; if there is nothing, from the recipe's folder.",
+        lambda: read_rows("data/tome.jsonl"),
+    ),
+    "disk-full": ErrorNote(
+        "Free some space, or give a `--run-dir` on another disk. What was finished is kept, and nothing half-written "
+        "stays behind.",
+        _disk_full,
+    ),
+    "evaluation-label": ErrorNote(
+        "A classification compares the model's answer with a label column. The trained answer must therefore be the "
+        "label and nothing else.",
+        _evaluation_label,
+    ),
+    "export-failed": ErrorNote(
+        "The lines above the hint are the end of the builder's own output. Models of the Llama, Qwen, Phi, Mistral and "
+        "Gemma families export. Without an `optimization` section the run ends with the trained model.",
+        _export_failed,
+    ),
+    "file-exists": ErrorNote(
+        "Nothing is overwritten unless you say so.", lambda: init(Path(_write("recipe.yaml", "mine")))
+    ),
+    "logits-not-finite": ErrorNote(
+        "The weights are broken, since a finite model gives finite logits. Train again with a lower learning rate, or "
+        "in fp32.",
+        _logits_not_finite,
+    ),
+    "loss-not-finite": ErrorNote(
+        "The weights were not touched by the failed step. Lower `training.learning_rate`. If it happens on step 1, the "
+        "base model's own weights are at fault; look at the rows that are named, too.",
+        _loss_not_finite,
+    ),
+    "messages-invalid": ErrorNote(
+        "Rows of conversations follow OpenAI's format: a list of turns, each with `role` and `content`, the last one "
+        "the assistant's. An assistant's turn may have `weight: 0`, which keeps it from being trained.",
+        _messages_invalid,
+    ),
+    "model-invalid": ErrorNote(
+        "A model folder needs `config.json`, weights in `*.safetensors` and a tokenizer with an end-of-text token. "
+        "Pickled weights (`*.bin`) are not loaded, since loading one runs whatever code is in it.",
+        lambda: resolve_model(str(Path(_write("my-model/config.json", "{}")).parent)),
+    ),
+    "model-missing": ErrorNote(
+        "Write `bundled`, a folder, or a Hugging Face id such as `org/name`. An id is fetched once and then read from "
+        "the cache; gated models need `HF_TOKEN` in the environment.",
+        lambda: resolve_model("./my-model"),
+    ),
+    "nothing-to-learn": ErrorNote(
+        "A run without a trained token would end with loss 0 and an unchanged model. `kivnun preview` shows which "
+        "tokens are trained.",
+        _nothing_to_learn,
+    ),
+    "parity-failed": ErrorNote(
+        "For a merged or fp32 form this is a defect, in Kivnun or in what it builds on: report it with the lines that "
+        "are shown. For int4 it means that the loss is larger than `optimization.min_int4_agreement` allows: a smaller "
+        "`optimization.block_size` loses less.",
+        _parity_failed,
+    ),
+    "prompt-invalid": ErrorNote(
+        "Shorten the prompt. It is never cut for you: the model would answer another question than was asked.",
+        lambda: require_prompts_fit([[1, 2], []], context_tokens=1024, engine="onnx"),
+    ),
+    "recipe-invalid": ErrorNote(
+        "All problems of the file are listed at once, each with its line. [The recipe](recipe.md) lists every field.",
+        _recipe_invalid,
+    ),
+    "recipe-missing": ErrorNote(
+        "Check the path, or write a first recipe with `kivnun recipe init`.", lambda: load_recipe(Path("tome.yaml"))
+    ),
+    "run-folder-taken": ErrorNote(
+        "A run writes and removes files in its folder, so it takes only a new one, an empty one, or its own.",
+        _run_folder_taken,
+    ),
+    "run-locked": ErrorNote(
+        "The text names the process and the machine. Wait for it, or give another `--run-dir`. The lock goes when its "
+        "process ends, however it ends; no file has to be removed."
+    ),
+    "run-missing": ErrorNote(
+        "Name a run by its folder or by its name below `runs/`. If the run was interrupted, give its `kivnun run` "
+        "command again.",
+        lambda: find_run("tome"),
+    ),
+    "sampling-invalid": ErrorNote(
+        "Temperature 0 always takes the best token; about 0.7 is varied.", lambda: Sampling(temperature=-1)
+    ),
+    "split-too-small": ErrorNote(
+        "Each split that is asked for needs at least one row; with `stratify_by`, so does each value's share. Add "
+        "rows, lower the shares, or give numbers of rows instead.",
+        lambda: _prepare(_data(*ROWS, split={"validation": 0.1, "test": 0.1})),
+    ),
+    "stage-unsupported": ErrorNote(
+        "The text says which part of the recipe cannot be done, and the hint what to write instead.",
+        lambda: score_classification("tuned", ["a"], ["a\nb"], ["a\nb"], seed=0, resamples=100),
+    ),
+    "target-modules": ErrorNote(
+        "Layer names differ between model families. Choose from those in the hint, or write `all-linear`.",
+        _target_modules,
+    ),
+    "template-field": ErrorNote(
+        "The fields in braces are column names of the data file; the details list the columns that there are.",
+        lambda: _prepare(_data(*ROWS, template="Text: {text}\nTone: {tone}")),
+    ),
+}

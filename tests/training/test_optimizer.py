@@ -1,0 +1,140 @@
+"""Master weights and their optimizers against torch's own and against exact sums."""
+
+import pytest
+import torch
+from torch import nn
+
+from kivnun.models.load import load_model
+from kivnun.models.types import Model
+from kivnun.recipe.schema import TrainingSection
+from kivnun.training.optimizer import MasterWeights, make_master_weights
+
+
+def settings(**fields: object) -> TrainingSection:
+    return TrainingSection(**{"learning_rate": 0.01, **fields})
+
+
+def give_gradients(weights: MasterWeights, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in weights.parameters.values():
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+    weights.collect_gradients()
+
+
+def test_a_thousand_updates_too_small_for_bf16_are_not_lost():
+    model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    weights = make_master_weights(model, settings())
+    for _ in range(1000):
+        model.weight.grad = torch.ones_like(model.weight)
+        weights.collect_gradients()
+        weights.step(1e-4)  # 1 - 1e-4 is 1 in bf16
+    assert float(weights.masters["weight"].detach()) == pytest.approx(0.9, abs=1e-4)
+    assert float(model.weight.detach()) == pytest.approx(0.9, abs=2**-8)
+
+
+def test_micro_batch_gradients_are_summed_in_float32():
+    model = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
+    weights = make_master_weights(model, settings())
+    for value in (256.0, *[0.5] * 8):
+        model.weight.grad = torch.full_like(model.weight, value)
+        weights.collect_gradients()
+        assert model.weight.grad is None
+    assert float(weights.masters["weight"].grad) == 260.0
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_adamw_in_fp32_is_torchs_own(tiny_model: Model, tiny_model_folder, decay: float):
+    reference = load_model(tiny_model_folder, dtype=torch.float32)
+    weights = make_master_weights(tiny_model, settings(betas=(0.8, 0.95), weight_decay=decay))
+    matrices = [value for value in reference.parameters() if value.ndim == 2]
+    vectors = [value for value in reference.parameters() if value.ndim == 1]
+    assert vectors
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.8, 0.95))
+    named = dict(reference.named_parameters())
+    for step in range(4):
+        give_gradients(weights, step)
+        for name, parameter in weights.parameters.items():
+            named[name].grad = parameter.grad.clone()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 / (step + 1)
+        weights.step(0.01 / (step + 1))
+        optimizer.step()
+    for name, parameter in tiny_model.named_parameters():
+        torch.testing.assert_close(parameter, named[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_decay_alone_shrinks_matrices_and_never_vectors(tiny_model: Model, optimizer: str):
+    before = {name: value.detach().clone() for name, value in tiny_model.named_parameters()}
+    weights = make_master_weights(tiny_model, settings(weight_decay=0.5, optimizer=optimizer))
+    for parameter in weights.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    weights.collect_gradients()
+    weights.step(0.1)
+    for name, value in tiny_model.named_parameters():
+        factor = 0.95 if value.ndim == 2 else 1.0
+        torch.testing.assert_close(value.detach(), before[name] * factor)
+
+
+def test_muon_gets_the_hidden_matrices_and_adamw_the_rest(tiny_model: Model):
+    weights = make_master_weights(tiny_model, settings(optimizer="muon"))
+    names = {value: name for name, value in weights.masters.items()}
+    held = {
+        type(optimizer).__name__: {names[value] for group in optimizer.param_groups for value in group["params"]}
+        for optimizer in weights.optimizers
+    }
+    everything = {name for name, _ in tiny_model.named_parameters()}
+    assert held["Muon"] == {name for name in everything if "_proj" in name}
+    assert held["AdamW"] == {name for name in everything if "_proj" not in name}
+    assert "model.embed_tokens.weight" in held["AdamW"]
+
+
+def test_a_muon_step_is_as_large_as_one_of_adamw(tiny_model: Model):
+    """`match_rms_adamw`: every update's root mean square is 0.2 of the learning rate."""
+    weights = make_master_weights(tiny_model, settings(optimizer="muon"))
+    before = tiny_model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    give_gradients(weights, 0)
+    weights.step(0.01)
+    update = tiny_model.model.layers[0].mlp.up_proj.weight.detach() - before
+    assert float(update.square().mean().sqrt()) == pytest.approx(0.002, rel=0.25)
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_gradients_are_scaled_and_then_clipped_to_one_global_norm(tiny_model: Model, max_norm: float):
+    weights = make_master_weights(tiny_model, settings())
+    give_gradients(weights, 0)
+    before = torch.cat([value.grad.flatten().double() for value in weights.masters.values()])
+    norm = weights.scale_and_clip(0.25, max_norm)
+    after = torch.cat([value.grad.flatten().double() for value in weights.masters.values()])
+    assert norm == pytest.approx(float(before.norm()) / 4, rel=1e-5)
+    torch.testing.assert_close(after, before / 4 * min(1.0, max_norm / norm), atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_restored_state_goes_on_bit_for_bit(tiny_model_folder, optimizer: str, dtype: torch.dtype):
+    models = [load_model(tiny_model_folder, dtype=dtype) for _ in range(2)]
+    straight, resumed = (make_master_weights(model, settings(optimizer=optimizer)) for model in models)
+    for step in range(3):
+        give_gradients(straight, step)
+        straight.step(0.01)
+    flat = {name: tensor.clone() for name, tensor in straight.tensors().items()}
+    resumed.load_tensors(flat)
+    for step in range(3, 6):
+        for weights in (straight, resumed):
+            give_gradients(weights, step)
+            weights.step(0.01)
+    one, other = straight.tensors(), resumed.tensors()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.equal(*pair) for pair in zip(models[0].parameters(), models[1].parameters(), strict=True))
+    assert not any(torch.equal(one[name], flat[name]) for name in one)
+
+
+def test_frozen_weights_have_no_master(tiny_model: Model):
+    tiny_model.requires_grad_(requires_grad=False)
+    tiny_model.model.norm.weight.requires_grad_()
+    assert list(make_master_weights(tiny_model, settings()).masters) == ["model.norm.weight"]
