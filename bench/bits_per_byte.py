@@ -1,12 +1,12 @@
-"""Bits per byte of base models on held-out text, so that models with different tokenizers can be compared.
+r"""Bits per byte of base models on held-out text, so that models with different tokenizers can be compared.
 
-    python bench/bits_per_byte.py --run runs/base --model bundled --model ../shared/data/stories260k/hf \\
+    python bench/bits_per_byte.py --run runs/base --model bundled --model ../shared/data/stories260k/hf \
         --text ../shared/data/tinystories_sample/tinystories.txt --text ../shared/data/wikitext2_small/test.txt
 
-Texts are the held-out documents of a run (its `test` split, by source) and any text files. Each document is scored whole,
-in windows of the model's context that begin with the last token of the window before; a document's first token follows
-the model's begin or end-of-text token. Bits are summed over tokens and divided once by the UTF-8 bytes of the text, so
-the tokenizer cancels out.
+Texts are the held-out documents of a run (its `test` split, by source) and any text files. Each document is scored
+whole, in windows of the model's context that begin with the last token of the window before; a document's first token
+follows the model's begin or end-of-text token. Bits are summed over tokens and divided once by the UTF-8 bytes of the
+text, so the tokenizer cancels out.
 """
 
 import argparse

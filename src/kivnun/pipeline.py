@@ -118,6 +118,9 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
     base = make_base(context)
     _write_lock(context, loaded, base)
     dataset = make_dataset(context, base)
+    if recipe.evaluation is not None:
+        # Refuses a label that is not the answer now, and not after hours of training.
+        eval_rows(dataset, "test", recipe.evaluation)
     model_folder = train_model(context, base, dataset)
     folders = TunedFolders(base.folder, model_folder)
     if recipe.evaluation is not None:

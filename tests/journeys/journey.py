@@ -90,9 +90,9 @@ def kivnun(*arguments: str | Path, work: Path, stdin: str = "") -> Ended:
 
 
 def start_kivnun(*arguments: str | Path, work: Path) -> subprocess.Popen[str]:
-    """The installed command, still running."""
+    """The installed command, still running; Ctrl-C reaches it even where the tests run in a shell's background."""
     return subprocess.Popen(
-        [KIVNUN, *arguments],
+        ["env", "--default-signal=INT", KIVNUN, *arguments],
         cwd=work,
         env=clean_environment(),
         stdin=subprocess.DEVNULL,

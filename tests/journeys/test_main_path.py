@@ -107,9 +107,7 @@ def test_the_same_command_again_repeats_and_rewrites_nothing(copied_run: Path, w
     assert "report:" in ended.out
 
 
-def test_a_changed_row_makes_everything_that_depends_on_it_anew(
-    tiny_model_folder: Path, work: Path, kivnun_here: Command
-) -> None:
+def test_a_changed_row_makes_everything_that_depends_on_it_anew(work: Path, kivnun_here: Command) -> None:
     recipe = (work / "recipe.yaml").read_text("utf-8").partition("optimization")[0]
     (work / "recipe.yaml").write_text(recipe, "utf-8")
     folder = work / "runs" / "recipe"

@@ -228,8 +228,17 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size(tiny_model: Model
     assert loss == pytest.approx(expected / tiny_table.num_trained, rel=1e-5)
 
 
-def test_validation_is_without_dropout_and_training_has_it_again(validated: Trainer, tmp_path: Path):
-    """Validating more often changes no weight: dropout, its random numbers and the mode are as before."""
+def test_validation_is_without_dropout_whatever_mode_the_model_is_in(tiny_model: Model, tiny_table: TokenTable):
+    make_method(LoraMethod(rank=4, dropout=0.5)).prepare(tiny_model, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tiny_model.model.layers[0].mlp.up_proj.lora_B.fill_(1.0)
+    use_packed_attention(tiny_model)
+    expected = mean_loss(tiny_model.eval(), tiny_table, batch_tokens=60)
+    assert mean_loss(tiny_model.train(), tiny_table, batch_tokens=60) == expected
+
+
+def test_validating_more_often_changes_no_step(validated: Trainer, tmp_path: Path):
+    """Dropout, its random numbers and the mode of the model are as before."""
     method = METHODS["lora"]
     run_often, run_seldom = (tmp_path / name for name in ("often", "seldom"))
     with pytest.raises(PowerCutError):

@@ -8,8 +8,6 @@ import typer
 from kivnun.cli import chat, preview, recipe, run
 from kivnun.errors import EXIT_STATUS, UserError
 
-INTERRUPTED_STATUS = 130
-
 app = typer.Typer(
     name="kivnun",
     help="From examples to a tuned, verified, int4 language model. Start with `kivnun run recipes/tone.yaml`.",
@@ -43,8 +41,8 @@ def root(
 def main() -> None:
     """The entry point of the installed command.
 
-    A `UserError` is printed without a traceback and ends with status 2; an interruption ends with 130, after the work
-    so far is safe; anything else is our bug and shows its traceback.
+    A `UserError` is printed without a traceback and ends with status 2; Ctrl-C ends with 130, which typer sees to;
+    anything else is our bug and shows its traceback.
     """
     # Must be set before torch is imported anywhere: spinning OpenMP threads that preempt each other cost up to 4x in
     # the small products of a LoRA backward pass (docs/log.md).
@@ -55,6 +53,3 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(EXIT_STATUS)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from the last checkpoint\n")
-        sys.exit(INTERRUPTED_STATUS)

@@ -36,8 +36,13 @@ def run(
         for line in describe_plan(loaded):
             typer.echo(line)
         return
-    with open_run(folder) as opened, Progress(sys.stderr) as progress:
-        results = run_recipe(loaded, opened, show=progress.show)
+    try:
+        with open_run(folder) as opened, Progress(sys.stderr) as progress:
+            results = run_recipe(loaded, opened, show=progress.show)
+    except KeyboardInterrupt:
+        # The status is typer's: 130, the shells' word for Ctrl-C.
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        raise
     if as_json:
         typer.echo(json.dumps(results.to_json(), ensure_ascii=False))
         return

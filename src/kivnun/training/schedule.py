@@ -12,7 +12,7 @@ def learning_rate_at(step: int, num_steps: int, settings: TrainingSection) -> fl
     full rate on the very last step.
     """
     peak = settings.learning_rate
-    num_warmup = math.ceil(settings.warmup_ratio * num_steps)
+    num_warmup = math.ceil(settings.warmup_ratio * num_steps - 1e-9)  # 0.07 * 100 is a little more than 7
     if step < num_warmup:
         return peak * (step + 1) / num_warmup
     if settings.schedule == "constant":

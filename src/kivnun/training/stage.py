@@ -21,6 +21,7 @@ from kivnun.training.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from kivnun.training.interrupt import deferred_interrupt
 from kivnun.training.loop import Plan, fit, make_plan, summed_loss
 from kivnun.training.optimizer import MasterWeights
 
@@ -62,6 +63,7 @@ def train(
 
     Raises:
         UserError: `loss-not-finite`, `disk-full` or `artifact-damaged`.
+        KeyboardInterrupt: After Ctrl-C, when the step is finished and saved.
     """
     plan = make_plan(data.train.lengths(), settings)
     progress = _resume(weights, checkpoints, log)
@@ -69,32 +71,37 @@ def train(
     saved_at = time.monotonic()
     stopped = _patience_is_over(progress, settings)
     reports = iter(()) if stopped else fit(model, weights, data.train, settings, plan=plan, start_step=progress.step)
-    for report in reports:
-        log("step", asdict(report))
-        progress = replace(
-            progress,
-            step=report.step,
-            num_tokens=progress.num_tokens + report.num_tokens,
-            seconds=progress.seconds + report.seconds,
-        )
-        is_last = report.step == plan.num_steps
-        is_best = False
-        if len(data.validation) and (report.step % validate_every == 0 or is_last):
-            progress, is_best = _validate(model, data.validation, settings, progress, log)
-            stopped = _patience_is_over(progress, settings)
-        if is_best or is_last or stopped or _is_time_to_save(settings, report.step, saved_at):
-            save_checkpoint(checkpoints.run_dir, weights, progress, key=checkpoints.key)
-            prune_checkpoints(
-                checkpoints.run_dir,
-                key=checkpoints.key,
-                keep=settings.keep_checkpoints,
-                best_step=progress.best_step,
+    with deferred_interrupt() as interrupted:
+        for report in reports:
+            log("step", asdict(report))
+            progress = replace(
+                progress,
+                step=report.step,
+                num_tokens=progress.num_tokens + report.num_tokens,
+                seconds=progress.seconds + report.seconds,
             )
-            log("checkpoint", {"step": progress.step, "best": is_best})
-            saved_at = time.monotonic()
-        if stopped:
-            log("early_stop", {"step": progress.step, "best_step": progress.best_step})
-            break
+            is_last = report.step == plan.num_steps
+            is_best = False
+            if len(data.validation) and (report.step % validate_every == 0 or is_last):
+                progress, is_best = _validate(model, data.validation, settings, progress, log)
+                stopped = _patience_is_over(progress, settings)
+            halted = interrupted()
+            if is_best or is_last or stopped or halted or _is_time_to_save(settings, report.step, saved_at):
+                save_checkpoint(checkpoints.run_dir, weights, progress, key=checkpoints.key)
+                prune_checkpoints(
+                    checkpoints.run_dir,
+                    key=checkpoints.key,
+                    keep=settings.keep_checkpoints,
+                    best_step=progress.best_step,
+                )
+                log("checkpoint", {"step": progress.step, "best": is_best})
+                saved_at = time.monotonic()
+            if halted:
+                log("interrupted", {"step": progress.step})
+                break
+            if stopped:
+                log("early_stop", {"step": progress.step, "best_step": progress.best_step})
+                break
     if progress.best_step is not None and progress.best_step != progress.step:
         load_checkpoint(checkpoints.run_dir / FOLDER / f"step-{progress.best_step:06d}", weights)
     return progress
