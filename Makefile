@@ -29,7 +29,6 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pydoclint --quiet src/kivnun
 
 fix: setup
 	$(BIN)/ruff check --fix .
