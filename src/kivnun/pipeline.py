@@ -27,7 +27,7 @@ from kivnun.generation.engine import Generation
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned, make_method
 from kivnun.models.attention import use_packed_attention, use_standard_attention
-from kivnun.models.load import load_model, load_tokenizer, move_model
+from kivnun.models.load import load_model, load_tokenizer, model_config_value, move_model
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
@@ -35,7 +35,7 @@ from kivnun.models.types import Model, Tokenizer
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.rules import list_files
-from kivnun.recipe.schema import DataFiles, EvaluationSection, NewModel, OptimizationSection, Recipe
+from kivnun.recipe.schema import DataFiles, DataSection, EvaluationSection, NewModel, OptimizationSection, Recipe
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
 from kivnun.runs import (
     ModelLock,
@@ -164,7 +164,7 @@ def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
     def make(folder: Path) -> None:
         template, conversations = read_conversations(recipe.data, recipe.training.objective)
         encoder = Encoder(load_tokenizer(base.folder))
-        write_dataset(tokenize_splits(template, conversations, recipe.data, encoder), folder)
+        write_dataset(tokenize_splits(template, conversations, _fit_context(context, base), encoder), folder)
 
     inputs = {
         "data": recipe.data.model_dump(mode="json", exclude=DATA_FILES),
@@ -175,6 +175,15 @@ def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
     dataset = read_dataset(context.stage("dataset", inputs, make))
     context.log("dataset", dataset.summary())
     return dataset
+
+
+def _fit_context(context: Context, base: ResolvedModel) -> DataSection:
+    """The data section with rows no longer than the model can read; said aloud where that is the tighter limit."""
+    data, limit = context.recipe.data, model_config_value(base.folder, "max_position_embeddings")
+    if not isinstance(limit, int) or limit >= data.max_seq_len:
+        return data
+    context.log("context_limit", {"max_seq_len": data.max_seq_len, "context": limit})
+    return data.model_copy(update={"max_seq_len": limit})
 
 
 def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path:
@@ -333,9 +342,11 @@ def data_files(recipe: Recipe) -> list[str]:
 
 def _write_lock(context: Context, loaded: LoadedRecipe, base: ResolvedModel) -> None:
     recipe = context.recipe
+    # A folder by its whole path: the run is used later, and from elsewhere.
+    name = str(base.folder.resolve()) if base.folder == Path(base.name) else base.name
     lock = RunLock(
         recipe=recipe.model_dump(mode="json"),
-        base_model=ModelLock(base.name, base.revision, base.content_hash),
+        base_model=ModelLock(name, base.revision, base.content_hash),
         data=context.data_hashes,
         seed=recipe.training.seed,
         device=str(pick_device()),

@@ -12,7 +12,6 @@ from journey import (
     finished_stages,
     hash_of,
     is_alive,
-    kivnun,
     leftovers,
     read_events,
     stages,
@@ -27,7 +26,7 @@ TRAINING_ONLY = ("--set", "evaluation=null", "--set", "optimization=null")
 
 
 def test_a_run_killed_in_training_and_again_in_the_export_ends_with_the_weights_of_an_undisturbed_one(
-    finished_run: FinishedRun, work: Path
+    finished_run: FinishedRun, work: Path, kivnun_here: Command
 ) -> None:
     folder = work / "runs" / "recipe"
     training = start_kivnun("run", "recipe.yaml", work=work)
@@ -47,7 +46,7 @@ def test_a_run_killed_in_training_and_again_in_the_export_ends_with_the_weights_
     wait_until(lambda: not any(map(is_alive, workers)))
     assert finished_stages(folder) == {"dataset", "model", "evaluation"}
 
-    ended = kivnun("run", "recipe.yaml", work=work)
+    ended = kivnun_here("run", "recipe.yaml")
     assert ended.status == 0, ended.err
     assert "[model] unchanged, not repeated" in ended.err
     assert leftovers(folder) == []

@@ -95,9 +95,9 @@ def test_the_lock_names_all_that_the_results_came_from(finished_run: FinishedRun
     assert all(name in versions for name in ("torch", "transformers", "onnxruntime-genai", "python"))
 
 
-def test_the_same_command_again_repeats_and_rewrites_nothing(copied_run: Path, work: Path) -> None:
+def test_the_same_command_again_repeats_and_rewrites_nothing(copied_run: Path, kivnun_here: Command) -> None:
     before, known = file_times(copied_run), len(read_events(copied_run))
-    ended = kivnun("run", "recipe.yaml", work=work)
+    ended = kivnun_here("run", "recipe.yaml")
     assert ended.status == 0, ended.err
     assert file_times(copied_run) == before
     happened = events_of_last_command(copied_run, known)
@@ -188,6 +188,18 @@ def test_a_finished_run_answers_the_same_after_it_was_moved(
         moved = kivnun_here("generate", elsewhere, *asked)
         assert moved.status == 0, moved.err
         assert moved.out == kivnun_here("generate", finished_run.folder, *asked).out
+
+
+def test_a_run_on_a_base_model_named_by_a_relative_path_answers_from_any_folder(
+    tiny_base: Path, copied_run: Path, kivnun_here: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_base, "tiny")
+    ended = kivnun_here("run", "recipe.yaml", "--set", "base_model=tiny")
+    assert ended.err.count("unchanged, not repeated") == len(STAGES)
+    (copied_run.parent / "inner").mkdir()
+    monkeypatch.chdir(copied_run.parent / "inner")
+    ended = kivnun_here("generate", "../recipe", "Hello", "--engine", "torch", "--max-new-tokens", "2")
+    assert ended.status == 0, ended.err
 
 
 def test_a_run_that_does_not_exist_is_an_error_that_names_those_that_do(copied_run: Path, kivnun_here: Command) -> None:

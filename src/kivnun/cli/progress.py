@@ -95,6 +95,7 @@ class Progress:
 
 WORDS = {
     "stage_skipped": "[{stage}] unchanged, not repeated",
+    "context_limit": "  rows may have {context} tokens, the model's context, not max_seq_len = {max_seq_len}",
     "resumed": "  going on after step {step}",
     "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
     "early_stop": "  stopped early after step {step}: best was step {best_step}",

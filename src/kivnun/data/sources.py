@@ -70,7 +70,11 @@ def read_text(path: Path) -> str:
         UserError: `data-missing` or `data-encoding`, with the line of the first wrong byte.
     """
     if not path.is_file():
-        raise UserError("data-missing", f"{path}: no such file", hint="paths are relative to the current directory")
+        raise UserError(
+            "data-missing",
+            f"{path}: no such file",
+            hint="paths start from the current folder, or else from the recipe's folder",
+        )
     try:
         data = path.read_bytes()
     except OSError as error:
