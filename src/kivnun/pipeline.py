@@ -32,6 +32,7 @@ from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
 from kivnun.models.types import Model, Tokenizer
+from kivnun.optimization.onnx import require_exportable_model
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.rules import list_files
@@ -117,6 +118,10 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
     context = Context(run, recipe, {name: hash_file(Path(name)) for name in data_files(recipe)}, log)
     base = make_base(context)
     _write_lock(context, loaded, base)
+    if recipe.optimization is not None:
+        # Refuses what cannot be exported now, and not after hours of training.
+        chosen = recipe.optimization
+        require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:
         # Refuses a label that is not the answer now, and not after hours of training.

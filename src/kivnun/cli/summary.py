@@ -6,10 +6,15 @@ from rich.table import Table
 from kivnun.evaluation.wording import say_interval, say_metric, say_metric_name, say_size, say_verdict
 from kivnun.results import RunResults
 
+PIPE_WIDTH = 120
+
 
 def print_summary(results: RunResults) -> None:
     """Print scores, verdicts, the parity table and where to look further."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # In a file or a pipe there is no edge to wrap at.
+        console = Console(highlight=False, width=PIPE_WIDTH)
     if results.evaluation is not None:
         console.print(_score_table(results))
         metric = "accuracy" if "accuracy" in results.evaluation.scores[0].metrics else "exact_match"

@@ -42,6 +42,12 @@ def resolve_model(base_model: str) -> ResolvedModel:
     revision = None
     if base_model == BUNDLED:
         folder = BUNDLED_FOLDER
+        if not folder.is_dir():
+            raise UserError(
+                "model-missing",
+                f"the bundled model is not in {folder}",
+                hint="install Kivnun again, with its data files",
+            )
     elif Path(base_model).is_dir():
         folder = Path(base_model)
     elif base_model.startswith((".", "/", "~")) or base_model.count("/") != 1:

@@ -7,6 +7,7 @@ ends, and a crash inside it is an error here and not the end of the run.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ NEEDED_FILES = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_
 WORKER = Path(__file__).with_name("onnx_worker.py")
 # Shown of a failed build: the end of its output, where the exception is.
 NUM_DETAIL_LINES = 15
+FULL_DISK_BYTES = 64 * 1024
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -65,9 +67,7 @@ def export_onnx(model_folder: Path, out_folder: Path, *, precision: Precision, b
         UserError: export-failed, model-missing, model-invalid, disk-full.
     """
     _require_exportable(model_folder, out_folder)
-    _require_full_attention(model_folder)
-    if precision == "int4":
-        _require_block_fits(model_folder, block_size)
+    require_exportable_model(model_folder, precision=precision, block_size=block_size)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f".{out_folder.name}.", dir=out_folder.parent) as work_text:
@@ -128,6 +128,17 @@ def _require_exportable(model_folder: Path, out_folder: Path) -> None:
         )
 
 
+def require_exportable_model(model_folder: Path, *, precision: Precision, block_size: int) -> None:
+    """Refuse, from its config alone and before any training, a model that could not be exported.
+
+    Raises:
+        UserError: `export-failed`.
+    """
+    _require_full_attention(model_folder)
+    if precision == "int4":
+        _require_block_fits(model_folder, block_size)
+
+
 def _require_full_attention(model_folder: Path) -> None:
     """Refuse a sliding window shorter than the context: on a CPU, genai 0.18 leaves it out or breaks at it."""
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
@@ -172,11 +183,13 @@ def _run_builder(model_folder: Path, built: Path, cache: Path, arguments: Sequen
                 process.stdin.close()
     if status != 0:
         lines = [line for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        raise _build_error(model_folder, status, lines)
+        raise _build_error(model_folder, built.parent, status, lines)
 
 
-def _build_error(model_folder: Path, status: int, lines: list[str]) -> UserError:
-    if any("No space left on device" in line for line in lines):
+def _build_error(model_folder: Path, free_at: Path, status: int, lines: list[str]) -> UserError:
+    # With nothing left at all, not even the words that say so could be written.
+    is_full = shutil.disk_usage(free_at).free < FULL_DISK_BYTES
+    if is_full or any("No space left on device" in line for line in lines):
         return UserError(
             "disk-full",
             f"the disk filled up while {model_folder} was exported",

@@ -67,8 +67,12 @@ def open_run(run_dir: Path) -> Run:
         problem = f"{run_dir} exists and is not a run folder"
         raise UserError("run-folder-taken", problem, hint="name a new or empty folder for the run")
     with disk_full_as_user_error(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(run_dir)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            descriptor = _lock(run_dir)
+        except (PermissionError, FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+            problem = f"{run_dir} cannot be used: {(error.strerror or str(error)).lower()}"
+            raise UserError("run-folder-taken", problem, hint="name a folder that you may write to") from error
         try:
             sweep(run_dir)
             return Run(run_dir, EventLog(run_dir / EVENTS_NAME), descriptor)
