@@ -18,13 +18,13 @@ import torch
 from kivnun.cli.recipe import init
 from kivnun.data.encode import Encoder
 from kivnun.data.folder import read_dataset, write_dataset
-from kivnun.data.prepare import prepare, tokenize_splits
+from kivnun.data.prepare import PreparedData, read_conversations, tokenize_splits
 from kivnun.data.sources import read_rows
 from kivnun.data.template import PromptTemplate
 from kivnun.data.tokens import TokenizedRow, make_table
 from kivnun.errors import UserError
-from kivnun.evaluation.runner import score_classification
-from kivnun.evaluation.stage import eval_rows
+from kivnun.evaluation.runner import EvalRow, score_classification
+from kivnun.evaluation.stage import eval_rows, require_answers_fit
 from kivnun.generation.engine import Generation, logits_not_finite, require_prompts_fit
 from kivnun.generation.sampling import Sampling
 from kivnun.methods.adapter import read_adapter
@@ -86,8 +86,8 @@ def _write_rows(*rows: object) -> str:
     return _write("data/tone.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _prepare(data: DataSection) -> object:
-    return prepare(data, "supervised", _encoder())
+def _prepare(data: DataSection) -> PreparedData:
+    return tokenize_splits(*read_conversations(data, "supervised"), data, _encoder())
 
 
 def _encoder() -> Encoder:
@@ -123,8 +123,14 @@ def _disk_full() -> None:
 def _evaluation_label() -> None:
     data = _data(*ROWS, template=None, prompt_template="{phrase}\n", answer_template="It is {tone}")
     Path("dataset").mkdir()
-    write_dataset(prepare(data, "supervised", _encoder()), Path("dataset"))
+    write_dataset(_prepare(data), Path("dataset"))
     eval_rows(read_dataset(Path("dataset")), "train", EvaluationSection(task="classification", label="tone"))
+
+
+def _answer_too_long() -> None:
+    row = EvalRow("1", "phrases.jsonl:1", "a phrase", (5, 6), "a long answer", {})
+    table = make_table([TokenizedRow([5, 6, 7, 8, 9, 0], [False, False, True, True, True, True])])
+    require_answers_fit([row], table, EvaluationSection(task="generation", max_new_tokens=2))
 
 
 def _export_failed() -> None:
@@ -189,6 +195,11 @@ NOTES: dict[str, ErrorNote] = {
         "`data.on_too_long: drop`.",
         _answer_cut,
     ),
+    "answer-too-long": ErrorNote(
+        "A model that must stop after `evaluation.max_new_tokens` tokens could never give these answers, and its score "
+        "would say so without a word. Raise the limit to what the error names.",
+        _answer_too_long,
+    ),
     "artifact-damaged": ErrorNote(
         "Remove the stage folder and give the same command again: only that stage, and those made from it, are made "
         "anew.",
@@ -201,7 +212,8 @@ NOTES: dict[str, ErrorNote] = {
         _data_encoding,
     ),
     "data-field": ErrorNote(
-        "Every row must have every field that a template names. An empty field would be trained as if it were text.",
+        "Every row must have every field that a template names. An empty field would be trained as if it were text, "
+        "and a special token in a row's own words, such as `<|endoftext|>`, would end an answer or forge a turn.",
         lambda: _prepare(_data(*ROWS[:1], {"phrase": "And now?"}, {"phrase": " ", "tone": "joy"})),
     ),
     "data-format": ErrorNote(
@@ -233,6 +245,10 @@ NOTES: dict[str, ErrorNote] = {
     ),
     "file-exists": ErrorNote(
         "Nothing is overwritten unless you say so.", lambda: init(Path(_write("recipe.yaml", "mine")))
+    ),
+    "file-unwritable": ErrorNote(
+        "Name a file in a folder that you may write to; folders that are missing are made.",
+        lambda: init(Path(_write("recipe.yaml", "mine")) / "tone.yaml"),
     ),
     "logits-not-finite": ErrorNote(
         "The weights are broken, since a finite model gives finite logits. Train again with a lower learning rate, or "
@@ -271,7 +287,8 @@ NOTES: dict[str, ErrorNote] = {
         _parity_failed,
     ),
     "prompt-invalid": ErrorNote(
-        "Shorten the prompt. It is never cut for you: the model would answer another question than was asked.",
+        "Shorten the prompt. It is never cut for you: the model would answer another question than was asked. A "
+        "special token, such as `<|endoftext|>`, stands only where the template has it.",
         lambda: require_prompts_fit([[1, 2], []], context_tokens=1024, engine="onnx"),
     ),
     "recipe-invalid": ErrorNote(

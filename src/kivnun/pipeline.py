@@ -21,8 +21,9 @@ from kivnun.data.encode import Encoder
 from kivnun.data.folder import Dataset, read_dataset, write_dataset
 from kivnun.data.prepare import read_conversations, tokenize_splits
 from kivnun.evaluation.metrics import rows_right
+from kivnun.evaluation.results import BASE, TUNED
 from kivnun.evaluation.runner import EvalRow, answer_rows
-from kivnun.evaluation.stage import Answers, eval_rows, score_answers
+from kivnun.evaluation.stage import Answers, eval_rows, require_answers_fit, score_answers
 from kivnun.generation.engine import Generation
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned, make_method
@@ -34,6 +35,7 @@ from kivnun.models.save import save_model
 from kivnun.models.types import Model, Tokenizer
 from kivnun.optimization.onnx import require_exportable_model
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
+from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.rules import list_files
 from kivnun.recipe.schema import DataFiles, DataSection, EvaluationSection, NewModel, OptimizationSection, Recipe
@@ -124,8 +126,9 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
         require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:
-        # Refuses a label that is not the answer now, and not after hours of training.
-        eval_rows(dataset, "test", recipe.evaluation)
+        # Refuses what cannot be evaluated now, and not after hours of training.
+        require_answers_fit(eval_rows(dataset, "test", recipe.evaluation), dataset.table("test"), recipe.evaluation)
+        eval_rows(dataset, "train", recipe.evaluation)
     model_folder = train_model(context, base, dataset)
     folders = TunedFolders(base.folder, model_folder)
     if recipe.evaluation is not None:
@@ -154,8 +157,7 @@ def make_base(context: Context) -> ResolvedModel:
 
     inputs = {
         "base_model": new.model_dump(mode="json"),
-        "data": recipe.data.model_dump(mode="json", exclude=DATA_FILES),
-        "files": sorted(context.data_hashes.values()),
+        **_data_inputs(context),
         "seed": recipe.training.seed,
     }
     folder = context.stage("base", inputs, make)
@@ -169,12 +171,13 @@ def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
     def make(folder: Path) -> None:
         template, conversations = read_conversations(recipe.data, recipe.training.objective)
         encoder = Encoder(load_tokenizer(base.folder))
-        write_dataset(tokenize_splits(template, conversations, _fit_context(context, base), encoder), folder)
+        data, limit = fit_context(recipe.data, base)
+        if limit is not None:
+            context.log("context_limit", {"max_seq_len": recipe.data.max_seq_len, "context": limit})
+        write_dataset(tokenize_splits(template, conversations, data, encoder), folder)
 
     inputs = {
-        "data": recipe.data.model_dump(mode="json", exclude=DATA_FILES),
-        "objective": recipe.training.objective,
-        "files": [context.data_hashes[name] for name in data_files(recipe)],
+        **_data_inputs(context),
         "base_model": base.content_hash,
     }
     dataset = read_dataset(context.stage("dataset", inputs, make))
@@ -182,13 +185,28 @@ def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
     return dataset
 
 
-def _fit_context(context: Context, base: ResolvedModel) -> DataSection:
-    """The data section with rows no longer than the model can read; said aloud where that is the tighter limit."""
-    data, limit = context.recipe.data, model_config_value(base.folder, "max_position_embeddings")
+def _data_inputs(context: Context) -> dict[str, object]:
+    """What the rows depend on: the section, and each file's part in it, name and content."""
+    data = context.recipe.data
+
+    def describe(files: DataFiles | None) -> object:
+        if isinstance(files, Mapping):
+            return {column: describe(file) for column, file in files.items()}
+        return [[Path(file).name, context.data_hashes[file]] for file in list_files(files)]
+
+    return {
+        "data": data.model_dump(mode="json", exclude=DATA_FILES),
+        "files": {role: describe(getattr(data, role)) for role in sorted(DATA_FILES)},
+        "objective": context.recipe.training.objective,
+    }
+
+
+def fit_context(data: DataSection, base: ResolvedModel) -> tuple[DataSection, int | None]:
+    """The data section with rows no longer than the model can read, and that limit where it is the tighter one."""
+    limit = model_config_value(base.folder, "max_position_embeddings")
     if not isinstance(limit, int) or limit >= data.max_seq_len:
-        return data
-    context.log("context_limit", {"max_seq_len": data.max_seq_len, "context": limit})
-    return data.model_copy(update={"max_seq_len": limit})
+        return data, None
+    return data.model_copy(update={"max_seq_len": limit}), limit
 
 
 def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path:
@@ -240,11 +258,13 @@ def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, s
         rows, train_rows = (eval_rows(dataset, split, settings) for split in ("test", "train"))
         tokenizer = load_tokenizer(folders.model)
         answers: list[Answers] = []
-        for name, model in (
-            ("base", load_model(folders.base, dtype=torch.float32)),
-            ("tuned", load_tuned(folders.base, folders.model, dtype=torch.float32)),
-        ):
+        for name in (BASE, TUNED):
             context.log("answering", {"model": name, "num_rows": len(rows)})
+            model = (
+                load_model(folders.base, dtype=torch.float32)
+                if name == BASE
+                else load_tuned(folders.base, folders.model, dtype=torch.float32)
+            )
             answers.append(_answer(model, tokenizer, dataset, rows, settings.max_new_tokens))
         write_evaluation(score_answers(settings, rows, train_rows, *answers), folder)
 
@@ -310,8 +330,12 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
         _, splits = read_conversations(recipe.data, recipe.training.objective)
         return [f"base model: new; rows: {', '.join(f'{len(part)} {name}' for name, part in splits.items())}"]
     base = resolve_model(recipe.base_model)
+    if recipe.optimization is not None:
+        chosen = recipe.optimization
+        require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
     template, conversations = read_conversations(recipe.data, recipe.training.objective)
-    prepared = tokenize_splits(template, conversations, recipe.data, Encoder(load_tokenizer(base.folder)))
+    data, _ = fit_context(recipe.data, base)
+    prepared = tokenize_splits(template, conversations, data, Encoder(load_tokenizer(base.folder)))
     table = prepared.table("train")
     plan = make_plan(table.lengths(), recipe.training)
     stages = ["dataset", "model", *(name for name in ("evaluation", "optimization") if getattr(recipe, name))]
@@ -357,4 +381,7 @@ def _write_lock(context: Context, loaded: LoadedRecipe, base: ResolvedModel) -> 
         device=str(pick_device()),
     )
     write_lock(context.run.folder, lock)
-    write_atomic(context.run.folder / "recipe.yaml", loaded.text)
+    # The file as the user wrote it, comments and all, unless --set changed what it says.
+    is_changed = "--set" in loaded.provenance.values()
+    text = dump_recipe(loaded.recipe, with_defaults=False) if is_changed else loaded.text
+    write_atomic(context.run.folder / "recipe.yaml", text)

@@ -75,8 +75,8 @@ def read_results(folder: Path, recipe: Recipe) -> RunResults:
 def write_report(results: RunResults, recipe: Recipe) -> None:
     """Write `report.html` from the run folder alone."""
     events = read_events(results.folder / "events.jsonl")
-    steps = _latest_attempt(events, "step")
-    validations = _latest_attempt(events, "validation")
+    training = training_events(events)
+    validations = _curve(training, "validation")
     best = min(validations, key=lambda point: point[1], default=None)
     evaluation = results.evaluation
     page = ReportInput(
@@ -85,7 +85,7 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         task=recipe.evaluation.task if recipe.evaluation else "generation",
         recipe_yaml=dump_recipe(recipe),
         lock=cast("Mapping[str, object]", json.loads((results.folder / "run.lock.json").read_text("utf-8"))),
-        train_losses=steps,
+        train_losses=_curve(training, "step"),
         validation_losses=validations,
         best_step=None if best is None else best[0],
         scores=evaluation.scores if evaluation else (),
@@ -95,8 +95,8 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         perplexity_ratio=evaluation.perplexity_ratio if evaluation else None,
         parity=[ParityLine(**asdict(row)) for row in results.parity],
         durations=stage_durations(events),
-        tokens_per_second=_training_speed(events),
-        warnings=_warnings(events),
+        tokens_per_second=_training_speed(training),
+        warnings=_warnings(events, training),
     )
     write_atomic(results.report, render_report(page))
 
@@ -114,28 +114,27 @@ def stage_durations(events: Sequence[Event]) -> dict[str, float]:
     return durations
 
 
-def _latest_attempt(events: Sequence[Event], kind: str) -> list[tuple[int, float]]:
-    """Step and loss; where a run went on from a checkpoint, the steps that were repeated count once."""
-    points: dict[int, float] = {}
+def training_events(events: Sequence[Event]) -> list[Event]:
+    """The events of the latest training alone, all its attempts; those of other recipes in this folder are left out."""
+    keys = [event["key"] for event in events if event["event"] == "fit_started"]
+    kept: list[Event] = []
+    current = None
     for event in events:
-        if event["event"] == "training_started":
-            points = {}
-        if event["event"] == "resumed":
-            points |= _before(events, event, kind)
-        if event["event"] == kind:
-            points[int(cast("int", event["step"]))] = float(cast("float", event["loss"]))
-    return sorted(points.items())
+        if event["event"] == "fit_started":
+            current = event["key"]
+        if keys and current == keys[-1]:
+            kept.append(event)
+    return kept
 
 
-def _before(events: Sequence[Event], resumed: Event, kind: str) -> dict[int, float]:
-    """What was logged before a resumption, up to the step that it went on from."""
-    last = int(cast("int", resumed["step"]))
-    earlier = events[: next(index for index, event in enumerate(events) if event is resumed)]
-    return {
+def _curve(events: Sequence[Event], kind: str) -> list[tuple[int, float]]:
+    """Step and loss; a step that was repeated after a resumption counts once."""
+    points = {
         int(cast("int", event["step"])): float(cast("float", event["loss"]))
-        for event in earlier
-        if event["event"] == kind and int(cast("int", event["step"])) <= last
+        for event in events
+        if event["event"] == kind
     }
+    return sorted(points.items())
 
 
 def _training_speed(events: Sequence[Event]) -> dict[str, float]:
@@ -145,16 +144,22 @@ def _training_speed(events: Sequence[Event]) -> dict[str, float]:
     return {"training": tokens / seconds} if seconds else {}
 
 
-def _warnings(events: Sequence[Event]) -> list[str]:
-    """What a reader must know: rows left out, checkpoints that were damaged, overfitting at the end."""
+def _warnings(events: Sequence[Event], training: Sequence[Event]) -> list[str]:
+    """What a reader must know: rows left out or repeated, a shorter context, damaged checkpoints, overfitting."""
     notes: list[str] = []
-    for event in events:
-        if event["event"] == "dataset" and event.get("dropped"):
-            dropped = cast("Mapping[str, int]", event["dropped"])
-            notes += [f"{count} row(s) left out: {reason}" for reason, count in dropped.items()]
-        if event["event"] == "checkpoint_damaged":
-            notes.append(f"checkpoint {event['folder']} was damaged and not used: {event['problem']}")
-    losses = [loss for _, loss in _latest_attempt(events, "validation")]
+    dataset = next((event for event in reversed(events) if event["event"] == "dataset"), {})
+    for kind, words in (("dropped", "left out"), ("repeated", "kept")):
+        counts = cast("Mapping[str, int]", dataset.get(kind) or {})
+        notes += [f"{count} row(s) {words}: {reason}" for reason, count in counts.items()]
+    limit = next((event for event in reversed(events) if event["event"] == "context_limit"), None)
+    if limit is not None:
+        notes.append(f"rows may have {limit['context']} tokens, the model's context, not {limit['max_seq_len']}")
+    notes += [
+        f"checkpoint {event['folder']} was damaged and not used: {event['problem']}"
+        for event in training
+        if event["event"] == "checkpoint_damaged"
+    ]
+    losses = [loss for _, loss in _curve(training, "validation")]
     if len(losses) >= 3 and all(later > earlier for earlier, later in pairwise(losses[-3:])):
         notes.append("validation loss rose twice at the end: the model began to overfit; the best step was kept")
     return list(dict.fromkeys(notes))

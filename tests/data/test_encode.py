@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_data import train_sentencepiece
+from tiny_data import refusal, train_sentencepiece
 
 from kivnun.data.conversation import Conversation, Message
 from kivnun.data.encode import Encoder
@@ -89,6 +89,16 @@ def test_a_text_row_is_its_prompt_then_its_answer_then_the_end(prompt: str, answ
     assert trained_texts(row, encoder.tokenizer) == [answer + "<|endoftext|>"]
     assert row.tokens.input_ids[-1] == encoder.end_id
     assert encoder.decode(row.tokens.input_ids[len(alone) :]) == answer
+
+
+def test_special_tokens_in_a_text_are_found_and_refused(encoder: Encoder) -> None:
+    text = "a <|im_end|><|im_start|>b<|im_end|>"
+    assert encoder.special_texts(text) == ["<|im_end|>", "<|im_start|>"]
+    assert encoder.special_texts("plain < | endoftext|> שלום") == []
+    error = refusal(lambda: encoder.require_plain("hi <|endoftext|>"))
+    assert error.code == "prompt-invalid"
+    assert "<|endoftext|>" in error.problem
+    encoder.require_plain("hi")
 
 
 def segments_of(*texts: str) -> list[Segment]:

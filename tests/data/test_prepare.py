@@ -11,7 +11,8 @@ from tiny_data import refusal, section
 
 from kivnun.data.encode import Encoder
 from kivnun.data.folder import read_dataset, read_summary, write_dataset
-from kivnun.data.prepare import PreparedData, _cut_windows, prepare, read_conversations
+from kivnun.data.prepare import PreparedData, _cut_windows, read_conversations, tokenize_splits
+from kivnun.data.template import load_template
 from kivnun.data.tokens import TokenizedRow
 from kivnun.recipe.schema import DataSection
 
@@ -35,7 +36,7 @@ def tone(**values: object) -> DataSection:
 
 
 def run(data: DataSection, encoder: Encoder, objective: str = "supervised") -> PreparedData:
-    return prepare(data, objective, encoder)
+    return tokenize_splits(*read_conversations(data, objective), data, encoder)
 
 
 def test_rows_are_split_and_tokenised(here: Path, encoder: Encoder) -> None:
@@ -60,6 +61,53 @@ def test_codes_get_their_names(here: Path, encoder: Encoder) -> None:
     error = refusal(lambda: run(tone(value_names={"tone": {"0": "anger"}}, split=ALL_TRAIN), encoder))
     assert error.code == "data-field"
     assert error.details[0] == "train.jsonl:2: tone '1' is not in data.value_names.tone (0)"
+
+
+def test_a_prompt_has_names_for_codes_when_the_model_is_used(here: Path, encoder: Encoder) -> None:
+    write("train.jsonl", [{"text": code, "tone": "joy"} for code in "01"])
+    data = tone(value_names={"text": {"0": "zero", "1": "0"}}, split=ALL_TRAIN)
+    prepared = run(data, encoder)
+    trained = [encoder.decode(row.prompt_ids) for row in prepared.splits["train"]]
+    assert trained == ["Text: zero\nTone: ", "Text: 0\nTone: "]
+    prepared.template.save(here)
+    template = load_template(here)
+    # 0 is a name here, besides being a code.
+    asked = [template.render_prompt({"text": value}) for value in ("zero", "0", "1", "other")]
+    assert asked == [*trained, trained[1], "Text: other\nTone: "]
+
+
+END, TURN = "<|endoftext|>", "<|im_start|>"
+
+
+@pytest.mark.parametrize(
+    ("row", "where"),
+    [
+        ({"text": f"hi {END}", "tone": "joy"}, f"train.jsonl:2: field 'text' holds the special token {END}"),
+        ({"text": "hi", "tone": f"{TURN}{END}"}, f"train.jsonl:2: field 'tone' holds the special token {TURN}, {END}"),
+    ],
+)
+def test_a_field_that_would_become_a_special_token_is_refused(here, encoder: Encoder, row: dict, where: str) -> None:
+    write("train.jsonl", [{"text": "a", "tone": "b"}, row, *tone_rows(9)])
+    error = refusal(lambda: run(tone(), encoder))
+    assert error.code == "data-field"
+    assert error.details == (where,)
+
+
+def test_a_turn_or_a_document_that_holds_a_special_token_is_refused(here: Path, encoder: Encoder) -> None:
+    turns = [{"role": "user", "content": f"<|im_end|>\n{TURN}"}, {"role": "assistant", "content": "x"}]
+    write("train.jsonl", [CHAT_ROWS[0], {"messages": turns}])
+    error = refusal(lambda: run(section(split=ALL_TRAIN), encoder))
+    assert error.details == (f"train.jsonl:2: turn 1 (user) holds the special token <|im_end|>, {TURN}",)
+    (here / "book.txt").write_text(f"one\n{END}\ntwo {TURN}\n{END}\nthree {END} four\n", "utf-8")
+    error = refusal(lambda: run(section("book.txt", split=ALL_TRAIN), encoder, "text"))
+    assert error.details == (f"book.txt:5: the document holds the special token {END}",)
+
+
+def test_a_template_may_hold_special_tokens_and_unused_columns_too(here: Path, encoder: Encoder) -> None:
+    write("train.jsonl", [{**row, "note": END} for row in tone_rows(3)])
+    data = tone(text_template=f"{TURN}{{text}}: {{tone}}", split=ALL_TRAIN)
+    row = run(data, encoder).splits["train"][0]
+    assert row.tokens.input_ids[0] == encoder.tokenizer.convert_tokens_to_ids(TURN)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +313,23 @@ def test_running_text_is_repeated_in_train_only(here: Path, encoder: Encoder) ->
     (here / "dataset").mkdir()
     write_dataset(prepared, here / "dataset")
     assert read_dataset(here / "dataset").rows("train")[0].fields["source"] in {"book", "tale"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("bok", "`bok` is no source of data.train; did you mean `book`?"), ("x", "`x` is no source")]
+)
+def test_a_source_that_is_not_there_cannot_be_repeated(here: Path, encoder: Encoder, name: str, words: str) -> None:
+    (here / "book.txt").write_text("one", "utf-8")
+    error = refusal(lambda: run(section("book.txt", repeat={name: 2}, split=ALL_TRAIN), encoder, "text"))
+    assert error.code == "recipe-invalid"
+    assert words in error.problem
+    assert error.details == ("sources: book",)
+
+
+def test_rows_without_a_source_cannot_be_repeated(here: Path, encoder: Encoder) -> None:
+    write("train.jsonl", tone_rows(3))
+    error = refusal(lambda: run(section(repeat={"train": 2}, split=ALL_TRAIN), encoder, "text"))
+    assert "only text files have one" in error.details[0]
 
 
 @given(st.integers(2, 90), st.integers(2, 30))

@@ -167,6 +167,26 @@ def test_a_page_is_written_but_never_over_something_else(project: Path) -> None:
     assert (project / "train.jsonl").read_text("utf-8").count("\n") == 20
 
 
+def test_a_page_that_cannot_be_written_is_refused(project: Path) -> None:
+    for place in ("train.jsonl/page.html", "/proc/nope/page.html", "model"):
+        with pytest.raises(UserError) as caught:
+            run("tone.yaml", "--html", place)
+        assert caught.value.code == "file-unwritable"
+
+
+def test_rows_are_read_on_where_the_first_ones_are_dropped(project: Path) -> None:
+    rows = [{"text": "long " * 99 * (number < 13) + str(number), "tone": "joy"} for number in range(16)]
+    (project / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    whole = ["--set", "data.split={validation: 0, test: 0}", "--set", "data.max_seq_len=60"]
+    dropped = run("tone.yaml", *whole, "--set", "data.on_too_long=drop").stdout
+    assert [line for line in dropped.splitlines() if line.startswith("train.jsonl:")] == [
+        "train.jsonl:14", "train.jsonl:15", "train.jsonl:16"
+    ]  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        run("tone.yaml", *whole)
+    assert caught.value.code == "answer-cut"
+
+
 def test_data_beside_the_recipe_is_found_from_elsewhere(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "else").mkdir()
     monkeypatch.chdir(project / "else")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_data import refusal
 
-from kivnun.data.sources import first_problems, read_rows, read_text, source_files
+from kivnun.data.sources import first_problems, read_rows, read_text
 
 ROWS = [{"text": "I am glad", "tone": "joy"}, {"text": "אני כועס, מאוד", "tone": "כעס"}, {"text": "🎉", "tone": "joy"}]
 JSONL = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n"
@@ -86,12 +86,14 @@ def test_a_text_file_holds_documents_between_separator_lines(here: Path, newline
     assert [row.where for row in rows] == ["book.txt:1", "book.txt:7"]
 
 
-def test_source_files_lists_every_file_of_a_split() -> None:
-    assert source_files(None) == []
-    assert source_files("a.csv") == [Path("a.csv")]
-    assert (
-        source_files({"x": "a.txt", "y": "b.txt"}) == source_files(["a.txt", "b.txt"]) == [Path("a.txt"), Path("b.txt")]
-    )
+def test_a_packed_file_that_was_damaged_is_refused(here: Path) -> None:
+    packed = bytearray(gzip.compress(JSONL.encode()))
+    # Behind the header: the first byte of the packed stream names a kind of block that does not exist.
+    packed[10] = 0xFF
+    (here / "a.jsonl.gz").write_bytes(packed)
+    error = refusal(lambda: read_rows("a.jsonl.gz"))
+    assert error.code == "data-malformed"
+    assert "a.jsonl.gz: cannot be unpacked" in error.problem
 
 
 @pytest.mark.parametrize(

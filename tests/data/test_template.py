@@ -96,6 +96,16 @@ def test_a_template_is_kept_beside_the_model(tmp_path: Path) -> None:
     assert "שאלה" in (tmp_path / "template.json").read_text("utf-8")
 
 
+def test_names_of_codes_are_kept_with_the_template_and_old_templates_have_none(tmp_path: Path) -> None:
+    data = section(text_template="{q} {a}", value_names={"q": {"0": "zero"}}, split={"stratify_by": "a"})
+    template = choose_template(data, "supervised", ["q", "a"])
+    template.save(tmp_path)
+    assert load_template(tmp_path) == template
+    assert load_template(tmp_path).render_prompt({"q": "0"}) == "zero "
+    (tmp_path / "template.json").write_text('{"kind": "text", "prompt": "{q} ", "answer": "{a}", "column": "messages"}')
+    assert load_template(tmp_path).render_prompt({"q": "0"}) == "0 "
+
+
 def test_a_model_without_a_template_is_a_chat_model(tmp_path: Path) -> None:
     assert load_template(tmp_path) == PromptTemplate("chat")
 
@@ -141,7 +151,7 @@ def test_messages_are_read_with_their_weights() -> None:
         {"role": "system", "content": "Be brief."},
         USER,
         {**ANSWER, "weight": 0},
-        {**USER, "name": "dana"},
+        USER,
         {**ANSWER, "weight": 1, "refusal": None, "tool_calls": None},
     ]
     messages = read_messages(turns, "a.jsonl:1")
@@ -170,6 +180,7 @@ def test_messages_are_read_with_their_weights() -> None:
             "turn 2 (assistant) should have text as its content",
         ),
         ([USER, {**ANSWER, "tool_calls": [1]}], "turn 2 has keys that are not read yet: tool_calls"),
+        ([{**USER, "name": "dana"}, ANSWER], "turn 1 has keys that are not read yet: name"),
         ([USER, {**ANSWER, "weight": 0.5}], "turn 2 (assistant) has weight 0.5"),
         ([{**USER, "weight": 1}, ANSWER], "turn 1 (user) has weight 1"),
         ([USER], "the last turn is the user's"),

@@ -31,7 +31,7 @@ training:
   precision: fp32
   compile: false
 """
-EVALUATION = "evaluation: {task: classification, label: tone, max_new_tokens: 4, resamples: 100}\n"
+EVALUATION = "evaluation: {task: classification, label: tone, max_new_tokens: 8, resamples: 100}\n"
 OPTIMIZATION = "optimization: {precision: int4}\n"
 
 

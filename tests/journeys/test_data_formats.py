@@ -62,7 +62,7 @@ def test_full_fine_tuning_on_openai_messages_ships_the_very_weights_that_were_tr
     recipe = TRAINING_RECIPE.replace('  text_template: "Text: {{phrase}}\\nTone: {{tone}}"\n', "").replace(
         "{{kind: lora, rank: 4, alpha: 8}}", "{{kind: full}}"
     )
-    sections = "evaluation: {task: generation, max_new_tokens: 4, resamples: 100}\n"
+    sections = "evaluation: {task: generation, max_new_tokens: 8, resamples: 100}\n"
     sections += OPTIMIZATION.replace("int4", "fp32")
     (work / "recipe.yaml").write_text(recipe.format(base=tiny_base) + sections, "utf-8")
     write_jsonl(work / "rows.jsonl", [as_messages(row) for row in example_rows()])

@@ -1,11 +1,13 @@
 """Model folders: what is saved comes back, and what cannot be a model is refused."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from kivnun.errors import UserError
@@ -67,6 +69,17 @@ def test_a_seed_makes_the_same_model_and_leaves_the_random_state_alone(tiny_toke
     assert not torch.equal(one["model.layers.0.mlp.up_proj.weight"], other["model.layers.0.mlp.up_proj.weight"])
 
 
+def test_the_end_of_text_learns_its_input_embedding(tiny_tokenizer: Tokenizer, tmp_path: Path):
+    """Though it pads too: transformers would leave the embedding of a padding token out."""
+    shape = SHAPE.model_copy(update={"tie_word_embeddings": False})
+    save_model(make_model(shape, tiny_tokenizer, seed=1), tiny_tokenizer, tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["pad_token_id"] is None
+    model = load_model(tmp_path / "new", dtype=torch.float32)
+    end = tiny_tokenizer.eos_token_id
+    model(input_ids=torch.tensor([[end, 7]])).logits[0, :, 9].sum().backward()
+    assert model.get_input_embeddings().weight.grad[end].norm() > 0
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(folder: Path, value: float):
     weights = weights_of(folder)
@@ -113,6 +126,26 @@ def test_a_model_that_brings_its_own_code_is_refused_without_a_question(folder: 
         '{"model_type": "own", "auto_map": {"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"}}'
     )
     assert code_of(lambda: load_model(folder, dtype=torch.float32)) == "model-invalid"
+    assert code_of(lambda: model_config_value(folder, "max_position_embeddings")) == "model-invalid"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{",
+        "3",
+        "{}",
+        '{"model_type": "no_such_type"}',
+        '{"model_type": "llama", "hidden_size": "many"}',
+        '{"model_type": "llama", "num_attention_heads": 0}',
+    ],
+)
+def test_a_config_that_cannot_be_read_is_refused(folder: Path, config: str):
+    (folder / "config.json").write_text(config)
+    assert code_of(lambda: load_model(folder, dtype=torch.float32)) == "model-invalid"
+    with pytest.raises(UserError, match=r"config\.json: cannot be read: .") as caught:
+        model_config_value(folder, "max_position_embeddings")
+    assert caught.value.code == "model-invalid"
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -141,6 +174,29 @@ def test_a_resolved_folder_has_the_hash_of_its_content(folder: Path):
     resolved = resolve_model(str(folder))
     assert (resolved.folder, resolved.name, resolved.revision) == (folder, str(folder), None)
     assert resolved.content_hash == hash_folder(folder)
+
+
+def test_a_model_of_the_hub_is_opened_at_its_own_commit(tiny_model_folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    newest, earlier, unknown = "a" * 40, "b" * 40, "c" * 40
+    cached = tmp_path / "models--org--name"
+    for commit in (newest, earlier):
+        shutil.copytree(tiny_model_folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(newest)
+    assert resolve_model("org/name").revision == newest
+    Path("org/name").mkdir(parents=True)  # a folder that came later is not what a commit names
+    resolved = resolve_model("org/name", revision=earlier)
+    assert (resolved.folder.name, resolved.revision, resolved.content_hash) == (earlier, earlier, earlier)
+    assert code_of(lambda: resolve_model("org/name", revision=unknown)) == "model-missing"
+
+
+def test_a_base_made_again_has_the_same_hash(folder: Path):
+    before = hash_folder(folder)
+    (folder / "artifact.json").write_text('{"created_at": "now"}')
+    assert hash_folder(folder) == before
 
 
 def test_the_hash_changes_with_content_and_names_only(folder: Path, tmp_path: Path):

@@ -1,9 +1,12 @@
 """Real exports of a tiny model: the same answers in fp32, a smaller folder in int4, and nothing left of a failure."""
 
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime_genai as og
@@ -16,7 +19,13 @@ from kivnun.errors import UserError
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.optimization.measure import decode_tokens_per_second, folder_size_bytes
-from kivnun.optimization.onnx import WORKER, export_onnx, require_onnx_files
+from kivnun.optimization.onnx import (
+    ARCHITECTURES,
+    WORKER,
+    export_onnx,
+    require_exportable_model,
+    require_onnx_files,
+)
 from kivnun.optimization.parity import compare_answers, require_parity
 
 TEXTS = (
@@ -34,6 +43,16 @@ def test_fp32_answers_are_identical_to_torch(fp32_folder, tiny_model, prompts):
     agreement = compare_answers(reference, OnnxEngine(fp32_folder).generate(prompts, **options), tie_tolerance=1e-3)
     assert agreement.identical == len(prompts)
     require_parity("fp32 ONNX", agreement)
+
+
+def test_a_form_whose_logits_are_all_zero_is_refused(tiny_model, tiny_folder, prompts):
+    options = {"max_new_tokens": 8, "stop_ids": frozenset({tiny_llama.END})}
+    broken = tiny_llama.load_tiny_llama(tiny_folder)
+    broken.get_output_embeddings().weight.data.zero_()
+    forms = [TorchEngine(model, pad_id=tiny_llama.END).generate(prompts, **options) for model in (tiny_model, broken)]
+    with pytest.raises(UserError) as caught:
+        require_parity("broken", compare_answers(*forms, tie_tolerance=1e-3))
+    assert caught.value.code == "parity-failed"
 
 
 def test_int4_stays_close_to_torch_in_a_fraction_of_the_size(int4_folder, fp32_folder, tiny_model, prompts):
@@ -115,15 +134,27 @@ def test_weights_that_are_not_numbers_are_refused_and_nothing_is_left(tiny_folde
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_architecture_that_the_builder_does_not_know_is_refused_in_its_words(tiny_folder, tmp_path):
-    other = shutil.copytree(tiny_folder, tmp_path / "other")
-    config = json.loads((other / "config.json").read_text())
-    config["architectures"] = ["NovelForCausalLM"]
-    (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError) as caught:
-        export_onnx(other, tmp_path / "onnx", precision="fp32")
+def test_an_architecture_that_the_builder_does_not_know_is_refused_from_its_config_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    with pytest.raises(UserError, match="GPT2LMHeadModel") as caught:
+        require_exportable_model(tmp_path, precision="fp32", block_size=32)
     assert caught.value.code == "export-failed"
-    assert any("not currently supported" in line for line in caught.value.details)
+
+
+def test_the_known_architectures_are_those_of_the_installed_builder():
+    spec = importlib.util.find_spec("onnxruntime_genai.models.builder")
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text("utf-8")
+    assert set(re.findall(r'config\.architectures\[0\] == "(\w+)"', source)) == ARCHITECTURES
+
+
+@pytest.mark.parametrize("text", ['{"architectures": [', "[]", "\ufeff{"])
+def test_a_config_that_is_not_a_json_object_is_refused(tmp_path, text: str):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json cannot be read") as caught:
+        require_exportable_model(tmp_path, precision="int4", block_size=32)
+    assert caught.value.code == "model-invalid"
 
 
 @pytest.mark.parametrize(("block_size", "hint"), [(48, "16 or 32 or 64"), (128, "16 or 32 or 64")])

@@ -60,6 +60,23 @@ def test_a_file_is_overwritten_only_by_force(here: Path, command: list[str]) -> 
     assert (here / "x.yaml").read_text() != "mine"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["init", "/proc/nope/recipe.yaml"],
+        ["init", "folder"],
+        ["init", "folder", "--force"],
+        ["init", "/", "--force"],
+        ["schema", "-o", "file/recipe.schema.json"],
+    ],
+)
+def test_what_cannot_be_written_is_refused_in_words(here: Path, command: list[str]) -> None:
+    (here / "folder").mkdir()
+    (here / "file").write_text("mine")
+    assert refusal(*command).code == "file-unwritable"
+    assert sorted(path.name for path in here.rglob("*")) == ["file", "folder"]
+
+
 def test_check_shows_every_value_with_its_source(here: Path) -> None:
     (here / "r.yaml").write_text("base_model: bundled\ndata: {train: a.jsonl}\n")
     (here / "a.jsonl").touch()

@@ -33,19 +33,21 @@ sizes = st.integers(0, 10**6) | st.floats(0, 0.4)
 
 
 @st.composite
-def data_sections(draw: st.DrawFn) -> DataSection:
+def data_sections(draw: st.DrawFn, *, is_running_text: bool) -> DataSection:
     names = draw(st.lists(texts, min_size=1, max_size=3, unique=True))
     train = draw(st.sampled_from([names[0], tuple(names), {f"c{n}": name for n, name in enumerate(names)}]))
     literal = draw(texts).replace("{", "{{").replace("}", "}}")
-    template = draw(st.none() | st.just(f"{literal}{{c0}}{literal}")) if isinstance(train, dict) else None
+    template = None
+    if isinstance(train, dict) and not is_running_text:
+        template = draw(st.none() | st.just(f"{literal}{{c0}}{literal}"))
     return DataSection(
         train=train,
         text_template=template,
-        messages=None if template or isinstance(train, dict) else draw(st.none() | texts),
+        messages=None if template or is_running_text or isinstance(train, dict) else draw(st.none() | texts),
         value_names={}
         if template
         else draw(st.dictionaries(texts, st.dictionaries(texts, texts, min_size=1), max_size=2)),
-        repeat=draw(st.dictionaries(texts, st.integers(1, 99), max_size=2)),
+        repeat=draw(st.dictionaries(texts, st.integers(1, 99), max_size=2)) if is_running_text else {},
         split=draw(st.builds(SplitSection, validation=sizes, test=sizes, seed=st.integers(0, 2**32 - 1))),
         on_too_long=draw(st.sampled_from(["refuse", "drop"])),
     )
@@ -60,6 +62,7 @@ methods = st.builds(FullMethod) | st.builds(
 )
 trainings = st.builds(
     TrainingSection,
+    objective=st.sampled_from(["supervised", "text"]),
     epochs=numbers,
     max_steps=st.none() | st.integers(1, 10**9),
     learning_rate=numbers,
@@ -82,12 +85,13 @@ new_models = st.builds(
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     base_model = draw(texts | new_models)
+    training = draw(trainings)
     return Recipe(
         name=draw(st.none() | st.sampled_from(["tone", "1e5", "007", "no", "גוון"])),
         base_model=base_model,
-        data=draw(data_sections()),
+        data=draw(data_sections(is_running_text=training.objective == "text")),
         method=draw(methods) if isinstance(base_model, str) else FullMethod(),
-        training=draw(trainings),
+        training=training,
         optimization=draw(st.none() | st.builds(OptimizationSection, tie_tolerance=st.floats(0, 10))),
     )
 

@@ -212,11 +212,26 @@ def test_validation_settings_need_validation_rows(write, setting: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("setting", ["prompt_template: '{a}', answer_template: '{b}'", "messages: m"])
+@pytest.mark.parametrize(
+    "setting", ["text_template: '{a}{b}'", "prompt_template: '{a}', answer_template: '{b}'", "messages: m"]
+)
 def test_running_text_has_no_prompt(write, setting: str) -> None:
     found = complaints(write(f"base_model: b\ndata: {{train: a, {setting}}}\ntraining: {{objective: text}}\n"))
-    assert len(found) == setting.count(":")
+    assert len(found) == setting.count("_template:") + setting.count("messages:")
     assert all("has no effect on the objective text" in line and line.startswith("bad.yaml:2") for line in found)
+
+
+def test_running_text_cannot_be_evaluated_with_a_template_either(write) -> None:
+    sections = "training: {objective: text}\nevaluation: {task: generation}\n"
+    found = complaints(write(f"base_model: b\ndata: {{train: a, text_template: '{{a}} {{b}}'}}\n{sections}"))
+    assert [line.split(": ")[1] for line in found] == ["data.text_template", "evaluation"]
+
+
+def test_only_running_text_is_repeated(write) -> None:
+    repeat = "base_model: b\ndata: {train: a.txt, repeat: {a: 2}}\n"
+    (found,) = complaints(write(repeat))
+    assert found.startswith("bad.yaml:2: data.repeat: has no effect on the objective supervised")
+    assert load_recipe(write(f"{repeat}training: {{objective: text}}\n")).recipe.data.repeat == {"a": 2}
 
 
 def test_a_new_model_is_a_group_of_fields(write) -> None:
@@ -273,6 +288,7 @@ def test_the_shape_of_a_new_model_must_fit(write, old: str, new: str, complaint:
         (f"{HEAD}name: !!python/name:os.system x\n", "bad.yaml:3: name: a tag"),
         (f"{HEAD}? [a]\n: b\n", "bad.yaml:3: a field name should be plain text"),
         (f"{HEAD}name: a\x07b\n", "bad.yaml:3: a control character"),
+        (f"base_model: b\nname: {'[' * 2000}{']' * 2000}\n", "bad.yaml:1: the values are nested too deeply"),
         ("a: &a [*a]\n", "bad.yaml:1: the values are nested too deeply or are too many"),
     ],
 )

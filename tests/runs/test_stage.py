@@ -66,7 +66,7 @@ def test_the_manifest_tells_what_the_stage_is(tmp_path: Path) -> None:
         "a.txt": {"sha256": hash_file(child / "a.txt"), "size_bytes": 4},
         "sub/b.txt": {"sha256": hash_file(child / "sub" / "b.txt"), "size_bytes": 2},
     }
-    assert fields["versions"]["torch"]
+    assert {"torch", "jinja2", "onnx"} <= fields["versions"].keys()
     assert fields["created_at"].endswith("+00:00")
 
 
@@ -111,6 +111,15 @@ def test_a_stage_is_not_done_without_its_files_its_manifest_or_its_parents(tmp_p
     make(tmp_path)
     (folder / "artifact.json").write_text("{")
     assert not stage_done(tmp_path, "dataset", "k1")
+
+
+@pytest.mark.parametrize(("size", "is_done"), [(4, False), (2**20, False), (2**20 + 1, True)])
+def test_a_small_file_that_kept_its_size_but_not_its_content_is_noticed(
+    tmp_path: Path, size: int, is_done: bool
+) -> None:
+    folder = make(tmp_path, text="x" * size)
+    (folder / "a.txt").write_text("y" * size)
+    assert stage_done(tmp_path, "dataset", "k1") == is_done
 
 
 def test_a_stage_needs_its_parents_finished(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from kivnun.training.optimizer import make_master_weights
 
 
 def settings(**fields: object) -> TrainingSection:
-    return TrainingSection(**{"learning_rate": 0.01, "batch_tokens": 100, "precision": "fp32", **fields})
+    return TrainingSection(**{"learning_rate": 0.01, "batch_tokens": 100, "precision": "fp32", "epochs": 100, **fields})
 
 
 def run(model: Model, table: TokenTable, chosen: TrainingSection) -> list[StepReport]:
@@ -128,6 +128,22 @@ def test_parts_of_an_epoch_and_epochs_in_another_order():
     assert rows[:10] != rows[10:]
     other = make_plan(lengths, settings(epochs=2, batch_tokens=20, seed=1))
     assert rows != [rows for _, rows in other.batches(0)]
+
+
+@pytest.mark.parametrize(("epochs", "num_steps"), [(1.1, 11), (1.3, 13), (2.2, 22), (0.3, 3), (1.11, 12), (1e-12, 1)])
+def test_a_part_of_an_epoch_costs_no_step_for_its_rounding(epochs: float, num_steps: int):
+    assert make_plan([10] * 10, settings(epochs=epochs, batch_tokens=10)).num_steps == num_steps
+
+
+@pytest.mark.parametrize(("max_steps", "num_steps"), [(1, 1), (9, 9), (20, 20), (21, 20), (500, 20)])
+def test_a_training_ends_with_its_epochs_or_its_steps_whichever_are_over_first(max_steps: int, num_steps: int):
+    plan = make_plan([10] * 20, settings(epochs=2, max_steps=max_steps, batch_tokens=20))
+    assert (plan.num_steps, plan.epoch_steps) == (num_steps, 10)
+    assert len(list(plan.batches(0))) == num_steps
+
+
+def test_epochs_that_are_never_reached_are_not_counted():
+    assert make_plan([10] * 20, settings(epochs=1e15, max_steps=15, batch_tokens=20)).num_steps == 15
 
 
 def test_no_rows_are_refused_instead_of_waited_for():

@@ -24,6 +24,7 @@ class EngineName(StrEnum):
 Chosen = Annotated[EngineName, typer.Option(help="onnx: the exported model; torch: what was trained.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the best token; higher is more varied.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)]
+System = Annotated[str | None, typer.Option(help="System message, as in the training data, for chat models.")]
 Seed = Annotated[int, typer.Option(help="Seed of the sampling.")]
 
 
@@ -33,11 +34,12 @@ def generate(
     engine: Chosen = EngineName.AUTO,
     max_new_tokens: MaxNewTokens = 64,
     temperature: Temperature = 0.0,
+    system: System = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print prompt, answer and engine as JSON.")] = False,
 ) -> None:
     """Answer one prompt, written as in training: for a template with several fields give them in order."""
-    assistant = _open(run, engine)
+    assistant = _open(run, engine, system)
     text = assistant.render(prompt)
     stream = assistant.stream(text, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     if as_json:
@@ -55,10 +57,11 @@ def chat(
     engine: Chosen = EngineName.AUTO,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
+    system: System = None,
     seed: Seed = 0,
 ) -> None:
     """Talk to the model line by line; an empty line or Ctrl-D ends it."""
-    assistant = _open(run, engine)
+    assistant = _open(run, engine, system)
     sys.stderr.write(f"{assistant.describe()}; an empty line ends the chat\n")
     history: list[tuple[str, str]] = []
     while True:
@@ -78,8 +81,11 @@ def chat(
         history.append((line, "".join(pieces)))
 
 
-def _open(run: str, engine: EngineName) -> "Assistant":
+def _open(run: str, engine: EngineName, system: str | None) -> "Assistant":
+    from dataclasses import replace
+
     from kivnun.assistant import open_assistant
     from kivnun.runs import find_run
 
-    return open_assistant(find_run(run), None if engine is EngineName.AUTO else engine.value)
+    assistant = open_assistant(find_run(run), None if engine is EngineName.AUTO else engine.value)
+    return replace(assistant, system=system)

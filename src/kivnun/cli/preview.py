@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from kivnun.data.preview import TokenPiece
     from kivnun.models.types import Tokenizer
     from kivnun.recipe.load import LoadedRecipe
-    from kivnun.recipe.schema import DataSection
 
 
 def preview(
@@ -55,6 +54,7 @@ def _prepare_rows(loaded: "LoadedRecipe", split: str, count: int) -> "tuple[list
     from kivnun.errors import UserError
     from kivnun.models.load import load_tokenizer
     from kivnun.models.resolve import resolve_model
+    from kivnun.pipeline import located_recipe
 
     recipe = loaded.recipe
     if not isinstance(recipe.base_model, str):
@@ -63,29 +63,27 @@ def _prepare_rows(loaded: "LoadedRecipe", split: str, count: int) -> "tuple[list
             f"{loaded.path}: base_model is a new model, whose tokenizer does not exist before it is trained",
             hint="preview with a model that exists: --set base_model=bundled, or the base/ folder of the finished run",
         )
-    data = _locate_files(loaded)
+    data = located_recipe(loaded).data
     template, conversations = read_conversations(data, recipe.training.objective)
     if not conversations[split]:
         raise UserError(
             "split-too-small", f"the {split} split of {loaded.path} has no rows", hint="choose another --split"
         )
     tokenizer = load_tokenizer(resolve_model(recipe.base_model).folder)
-    first = {name: part[:count] for name, part in conversations.items()}
-    return tokenize_splits(template, first, data, Encoder(tokenizer)).splits[split][:count], tokenizer
-
-
-def _locate_files(loaded: "LoadedRecipe") -> "DataSection":
-    """The data section with every path as it is found from here."""
-    data = loaded.recipe.data
-    found: dict[str, object] = {}
-    for name, files in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        if isinstance(files, str):
-            found[name] = str(loaded.locate(files))
-        elif isinstance(files, dict):
-            found[name] = {column: str(loaded.locate(file)) for column, file in files.items()}
-        elif files is not None:
-            found[name] = tuple(str(loaded.locate(file)) for file in files)
-    return data.model_copy(update=found)
+    num_all = max(map(len, conversations.values()))
+    num_read = count
+    while True:
+        first = {name: part[:num_read] for name, part in conversations.items()}
+        try:
+            shown = tokenize_splits(template, first, data, Encoder(tokenizer)).splits[split][:count]
+        except UserError as error:
+            if error.code != "answer-cut" or data.on_too_long == "refuse" or num_read >= num_all:
+                raise
+        else:
+            if len(shown) == count or num_read >= len(conversations[split]):
+                return shown, tokenizer
+        # Rows that are dropped as too long may stand first: then more are read.
+        num_read *= 4
 
 
 def _print_rows(rows: "list[list[TokenPiece]]", places: list[str]) -> None:
@@ -123,13 +121,10 @@ def _colour(pieces: "list[TokenPiece]") -> "object":
 
 
 def _write_page(path: Path, page: str) -> None:
-    from kivnun.errors import UserError
-    from kivnun.runs import write_atomic
+    from kivnun.cli.files import write_named
 
-    if path.exists() and path.suffix.lower() not in {".html", ".htm"}:
-        raise UserError("file-exists", f"{path} exists and is no page", hint="name a file that ends in .html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, page)
+    is_page = path.suffix.lower() in {".html", ".htm"}
+    write_named(path, page, may_replace=is_page, hint="only a page is overwritten: name a file that ends in .html")
     sys.stderr.write(f"wrote {path}\n")
 
 

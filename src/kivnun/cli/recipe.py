@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
+from kivnun.cli.files import write_named
+
 app = typer.Typer(no_args_is_help=True, help="Write, check, explain and compare recipes.")
+
+OVERWRITE_HINT = "name another file, or add --force to overwrite it"
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -28,7 +32,7 @@ def init(
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    _write_new(path, text, force=force)
+    write_named(path, text, may_replace=force, hint=OVERWRITE_HINT)
     _say(f"wrote {path}; `kivnun recipe check {path}` checks it")
 
 
@@ -97,7 +101,7 @@ def schema(
     if output is None:
         sys.stdout.write(text)
         return
-    _write_new(output, text, force=force)
+    write_named(output, text, may_replace=force, hint=OVERWRITE_HINT)
     _say(f"wrote {output}; `# yaml-language-server: $schema={output}` atop a recipe makes an editor use it")
 
 
@@ -123,17 +127,6 @@ def diff(
         _print_table(("field", str(left), str(right)), cells)
     if not differences:
         _say(f"{left} and {right} describe the same run")
-
-
-def _write_new(path: Path, text: str, *, force: bool) -> None:
-    """Write a file, never over one that exists unless that was asked for."""
-    from kivnun.errors import UserError
-    from kivnun.runs.atomic import write_atomic
-
-    if path.exists() and not force:
-        raise UserError("file-exists", f"{path} exists", hint="name another file, or add --force to overwrite it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text)
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,11 +1,13 @@
 """Segments of text become token ids, such that a prompt gives the same ids alone as at the start of its row."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from kivnun.data.template import Segment
 from kivnun.data.tokens import TokenizedRow
+from kivnun.errors import UserError
 from kivnun.models.types import Tokenizer
 
 _PROBE = ("### A:\n", "joy")
@@ -26,12 +28,18 @@ class Encoder:
 
     tokenizer: Tokenizer
     _adds_space: bool = field(init=False)
+    _special: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find out whether segments can be encoded one by one."""
+        """Find out whether segments can be encoded one by one, and which texts are tokens of their own."""
         ids = [token for text in _PROBE for token in self.tokenizer.encode(text, add_special_tokens=False)]
         decoded = str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         object.__setattr__(self, "_adds_space", decoded.lstrip(" ") != "".join(_PROBE))
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {self.end, *(token.content for token in added if token.special)}
+        # Of two that begin alike the longer one is the token.
+        longest_first = sorted(special, key=lambda text: (-len(text), text))
+        object.__setattr__(self, "_special", re.compile("|".join(map(re.escape, longest_first))))
 
     @property
     def end_id(self) -> int:
@@ -56,6 +64,27 @@ class Encoder:
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt that an answer will follow."""
         return self.encode([Segment(text, trained=False)]).input_ids
+
+    def special_texts(self, text: str) -> list[str]:
+        """The special tokens that a text would turn into, each once: words of the data could end answers or open turns.
+
+        Tokens that were added to the vocabulary without being special, such as runs of spaces, are ordinary text.
+        """
+        return list(dict.fromkeys(self._special.findall(text)))
+
+    def require_plain(self, text: str) -> None:
+        """Refuse what a user typed if it holds a special token.
+
+        Raises:
+            UserError: `prompt-invalid`.
+        """
+        found = self.special_texts(text)
+        if found:
+            raise UserError(
+                "prompt-invalid",
+                f"the text holds {', '.join(found)}, which the model reads as a sign and not as text",
+                hint="take it out, or put a space into it",
+            )
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated ids; special tokens are left out."""

@@ -1,18 +1,20 @@
 """Data files become a data set that can be trained on, or an error that says why not.
 
-`prepare` is pure: it reads the files of the recipe and returns the splits; the pipeline writes them.
+Nothing is written here: `read_conversations` reads the files of the recipe, `tokenize_splits` returns the splits.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from kivnun.data.conversation import Conversation, Message
 from kivnun.data.encode import Encoder
-from kivnun.data.sources import Row, first_problems, read_rows, shorten, source_files
+from kivnun.data.sources import Row, first_problems, read_rows, shorten
 from kivnun.data.split import SPLITS, assign_splits
 from kivnun.data.template import MESSAGES_HINT, PromptTemplate, choose_template, read_messages, render
 from kivnun.data.tokens import TokenizedRow, TokenTable, make_table
 from kivnun.errors import UserError
+from kivnun.recipe.rules import list_files
 from kivnun.recipe.schema import DataSection
 
 
@@ -77,13 +79,14 @@ def read_conversations(data: DataSection, objective: str) -> tuple[PromptTemplat
     if stratify_by is not None and not any(stratify_by in row.fields for row in rows["train"]):
         raise UserError(
             "template-field",
-            f"{', '.join(map(str, source_files(data.train)))}: no column {stratify_by!r}",
+            f"{', '.join(list_files(data.train))}: no column {stratify_by!r}",
             details=[f"{stratify_by!r} is named in data.split.stratify_by", f"columns: {', '.join(columns)}"],
             hint="name a column that is there in data.split.stratify_by, or leave it out",
         )
     read = {
         name: _read_all(part, template, data, stratify_by if name == "train" else None) for name, part in rows.items()
     }
+    _require_sources(data.repeat, {conversation.fields.get("source", "") for conversation in read["train"]})
     strata = [conversation.fields[stratify_by] if stratify_by else "" for conversation in read["train"]]
     places = assign_splits([conversation.content_hash for conversation in read["train"]], strata, wanted)
     splits: dict[str, list[Conversation]] = {name: [] for name in SPLITS}
@@ -94,24 +97,16 @@ def read_conversations(data: DataSection, objective: str) -> tuple[PromptTemplat
     return template, splits
 
 
-def prepare(data: DataSection, objective: str, encoder: Encoder) -> PreparedData:
-    """Read, split and tokenise the data of a recipe.
-
-    Raises:
-        UserError: Whatever makes training impossible or silently wrong.
-    """
-    template, conversations = read_conversations(data, objective)
-    return tokenize_splits(template, conversations, data, encoder)
-
-
 def tokenize_splits(
     template: PromptTemplate, conversations: Mapping[str, list[Conversation]], data: DataSection, encoder: Encoder
 ) -> PreparedData:
     """Tokenise rows that were read, windows for documents, and refuse or count what is too long.
 
     Raises:
-        UserError: `answer-cut`, `nothing-to-learn`, or `messages-invalid` where the chat template does not fit.
+        UserError: `answer-cut`, `nothing-to-learn`, `data-field` for special tokens in the rows, or `messages-invalid`
+            where the chat template does not fit.
     """
+    _require_plain_text(conversations, template, encoder)
     splits: dict[str, list[PreparedRow]] = {}
     too_long: list[str] = []
     for name, part in conversations.items():
@@ -140,6 +135,53 @@ def tokenize_splits(
     dropped = {"longer than max_seq_len": len(too_long)} if too_long else {}
     stop_ids = _find_stop_ids(splits, encoder, is_chat=template.kind == "chat")
     return PreparedData(template, splits, dropped, _count_repeated(conversations), stop_ids)
+
+
+def _require_sources(repeat: Collection[str], sources: Collection[str]) -> None:
+    """Refuse to repeat what is not there: a misspelt name would change nothing, silently."""
+    for name in repeat:
+        if name not in sources:
+            close = get_close_matches(name, sources, n=1)
+            known = ", ".join(sorted(filter(None, sources))) or "none; only text files have one"
+            raise UserError(
+                "recipe-invalid",
+                f"data.repeat: `{name}` is no source of data.train{f'; did you mean `{close[0]}`?' if close else ''}",
+                details=[f"sources: {known}"],
+                hint="name a text file by its name up to the first dot",
+            )
+
+
+def _require_plain_text(
+    conversations: Mapping[str, list[Conversation]], template: PromptTemplate, encoder: Encoder
+) -> None:
+    """Refuse rows whose own words would become control tokens."""
+    # Running text may hold turns that are written out, but not the sign that ends a document.
+    is_document = template.kind == "document"
+    problems = [
+        f"{conversation.where}: {what} holds the special token {', '.join(found)}"
+        for part in conversations.values()
+        for conversation in part
+        for what, text in _row_texts(conversation, template)
+        if (found := [token for token in encoder.special_texts(text) if not is_document or token == encoder.end])
+    ]
+    if problems:
+        raise UserError(
+            "data-field",
+            f"{len(problems)} text(s) of the rows would be read as signs of the model and not as text",
+            details=first_problems(problems),
+            hint="take the tokens out of these rows, or put a space into them",
+        )
+
+
+def _row_texts(conversation: Conversation, template: PromptTemplate) -> list[tuple[str, str]]:
+    """What a row brings to its text, with a name for each piece."""
+    if template.kind == "text":
+        return [(f"field {name!r}", conversation.fields[name]) for name in template.fields]
+    if template.kind == "document":
+        return [("the document", conversation.answer)]
+    return [
+        (f"turn {number} ({turn.role})", turn.content) for number, turn in enumerate(conversation.messages, start=1)
+    ]
 
 
 def _require_trained(splits: Mapping[str, list[PreparedRow]]) -> None:

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import lzma
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,15 +39,6 @@ def read_rows(files: str | Sequence[str] | Mapping[str, str]) -> list[Row]:
         return _read_columns(files)
     names = [files] if isinstance(files, str) else files
     return [row for name in names for row in _read_file(Path(name))]
-
-
-def source_files(files: str | Sequence[str] | Mapping[str, str] | None) -> list[Path]:
-    """The paths that a recipe's `train`, `validation` or `test` names."""
-    if files is None:
-        return []
-    if isinstance(files, str):
-        return [Path(files)]
-    return [Path(name) for name in (files.values() if isinstance(files, Mapping) else files)]
 
 
 def _read_file(path: Path) -> list[Row]:
@@ -86,7 +78,7 @@ def read_text(path: Path) -> str:
             data = lzma.decompress(data)
         elif path.suffix == ".gz":
             data = gzip.decompress(data)
-    except (lzma.LZMAError, OSError, EOFError) as error:
+    except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
         raise UserError(
             "data-malformed", f"{path}: cannot be unpacked: {error}", hint="copy or download the file again"
         ) from error

@@ -7,7 +7,7 @@ Two kinds exist. `text`: a prompt text and an answer text with fields in braces,
 import json
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +15,14 @@ import orjson
 from jinja2 import TemplateError
 
 from kivnun.data.conversation import Conversation, Message
-from kivnun.data.sources import shorten, source_files
+from kivnun.data.sources import shorten
 from kivnun.errors import UserError
+from kivnun.recipe.rules import list_files
 from kivnun.recipe.schema import DataSection
 from kivnun.recipe.templates import template_fields
 
 TEMPLATE_NAME = "template.json"
-TURN_KEYS = ("role", "content", "weight", "name")
+TURN_KEYS = ("role", "content", "weight")
 MESSAGES_HINT = 'write {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -48,12 +49,14 @@ class PromptTemplate:
         prompt: Prompt template of kind `text`.
         answer: Answer template of kind `text`.
         column: Column of the messages, or of the running text.
+        value_names: Names for the coded values of the fields, which the model knows by their names only.
     """
 
     kind: Literal["text", "chat", "document"]
     prompt: str = ""
     answer: str = ""
     column: str = "messages"
+    value_names: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property
     def prompt_fields(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class PromptTemplate:
         return (self.column,)
 
     def render_prompt(self, fields: Mapping[str, str]) -> str:
-        """The prompt of kind `text` with its fields filled in.
+        """The prompt of kind `text` with its fields filled in, codes by their names.
 
         Raises:
             UserError: `template-field` naming the fields that are not given.
@@ -80,11 +83,16 @@ class PromptTemplate:
                 f"the prompt needs {', '.join(missing)}",
                 hint=f"give a value for each of: {', '.join(self.prompt_fields)}",
             )
-        return fill(self.prompt, fields)
+        return fill(self.prompt, {name: self.name_value(name, fields[name]) for name in self.prompt_fields})
 
     def render_answer(self, fields: Mapping[str, str]) -> str:
         """The answer of kind `text` with its fields filled in."""
         return fill(self.answer, fields)
+
+    def name_value(self, name: str, value: str) -> str:
+        """The name of a coded value; what is a name already, or no known code, stays as it is."""
+        names = self.value_names.get(name, {})
+        return value if value in names.values() else names.get(value, value)
 
     def save(self, folder: Path) -> None:
         """Write the template beside a model."""
@@ -104,7 +112,7 @@ def load_template(folder: Path) -> PromptTemplate:
 
 
 def choose_template(data: DataSection, objective: str, columns: Sequence[str]) -> PromptTemplate:
-    """The template that a recipe asks for, checked against the columns of the data.
+    """The template that a recipe asks for, with the names of coded values, checked against the columns of the data.
 
     Raises:
         UserError: `template-field` where the data lacks a column that the template names.
@@ -124,11 +132,12 @@ def choose_template(data: DataSection, objective: str, columns: Sequence[str]) -
     if missing:
         raise UserError(
             "template-field",
-            f"{', '.join(map(str, source_files(data.train)))}: no column {', '.join(map(repr, missing))}",
+            f"{', '.join(list_files(data.train))}: no column {', '.join(map(repr, missing))}",
             details=[*(f"{name!r} is named in {wanted[name]}" for name in missing), f"columns: {', '.join(columns)}"],
             hint="name columns that are there in data.text_template, or in prompt_template and answer_template",
         )
-    return template
+    named = {name: names for name, names in data.value_names.items() if name in template.fields}
+    return replace(template, value_names=named)
 
 
 def split_text_template(text: str) -> tuple[str, str]:

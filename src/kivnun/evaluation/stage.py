@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kivnun.data.folder import Dataset
+from kivnun.data.sources import first_problems
+from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.evaluation.compare import Outcome, OutcomeGroups, compare_rows, group_outcomes
 from kivnun.evaluation.intervals import perplexity, perplexity_ratio
@@ -82,6 +84,30 @@ def eval_rows(dataset: Dataset, split: str, settings: EvaluationSection) -> list
                 )
         rows.append(EvalRow(row.id, row.where, prompt, row.prompt_ids, reference, row.fields))
     return rows
+
+
+def require_answers_fit(rows: Sequence[EvalRow], table: TokenTable, settings: EvaluationSection) -> None:
+    """Refuse an evaluation in which right answers could not be given whole.
+
+    Args:
+        rows: Test rows.
+        table: Their tokens.
+        settings: The recipe's `evaluation` section.
+
+    Raises:
+        UserError: `answer-too-long`, naming the rows.
+    """
+    # The last trained token is the one that ends the answer.
+    lengths = [int(table.trained(number)[len(row.prompt_ids) :].sum()) - 1 for number, row in enumerate(rows)]
+    longer = [f"{row.where}: {n} tokens" for row, n in zip(rows, lengths, strict=True) if n > settings.max_new_tokens]
+    if longer:
+        raise UserError(
+            "answer-too-long",
+            f"{len(longer)} of {len(rows)} test answers are longer than evaluation.max_new_tokens = "
+            f"{settings.max_new_tokens}, so that no model could be right",
+            details=first_problems(longer),
+            hint=f"set evaluation.max_new_tokens to {max(lengths)}",
+        )
 
 
 def score_answers(

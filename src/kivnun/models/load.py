@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -16,6 +17,18 @@ from kivnun.models.types import Model, Tokenizer
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# What the libraries raise on files that are cut, of another format or of an architecture they do not know.
+_LOAD_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
 )
 
 
@@ -42,10 +55,10 @@ def load_model(folder: Path, *, dtype: torch.dtype) -> Model:
             output_loading_info=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except _LOAD_ERRORS as error:
         raise UserError(
             "model-invalid",
-            f"{folder}: cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
+            f"{folder}: cannot be loaded as a causal language model: {_first_line(error)}",
             hint="the folder must hold config.json and whole *.safetensors of an architecture that transformers knows",
         ) from error
     missing = sorted(notes["missing_keys"])
@@ -74,10 +87,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     quiet_libraries()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except _LOAD_ERRORS as error:
         raise UserError(
             "model-invalid",
-            f"{folder}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}",
+            f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}",
             hint="the folder must hold tokenizer.json or what it is made from",
         ) from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
@@ -92,10 +105,27 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def model_config_value(folder: Path, name: str) -> object:
-    """One value of a model folder's config.json, such as `max_position_embeddings`; None where it has none."""
-    return getattr(AutoConfig.from_pretrained(folder, local_files_only=True), name, None)
+    """One value of a model folder's config.json, such as `max_position_embeddings`; None where it has none.
+
+    Raises:
+        UserError: `model-invalid` where it cannot be read or names an architecture that transformers does not know.
+    """
+    quiet_libraries()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except _LOAD_ERRORS as error:
+        raise UserError(
+            "model-invalid",
+            f"{folder / 'config.json'}: cannot be read: {_first_line(error)}",
+            hint="get config.json again from where the model came; it must be of a kind that transformers knows",
+        ) from error
+    return getattr(config, name, None)
 
 
 def move_model(model: Model, device: torch.device) -> Model:
     """The model on a device; transformers types its own `to` as if it took none."""
     return cast("Model", nn.Module.to(model, device))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

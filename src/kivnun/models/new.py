@@ -50,7 +50,8 @@ def make_model(new: NewModel, tokenizer: Tokenizer, *, seed: int) -> Model:
         tie_word_embeddings=new.tie_word_embeddings,
         bos_token_id=cast("int", tokenizer.bos_token_id),
         eos_token_id=cast("int", tokenizer.eos_token_id),
-        pad_token_id=cast("int", tokenizer.pad_token_id),
+        # Padding is the end of text, and transformers gives the padding token's input embedding no gradient.
+        pad_token_id=None,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

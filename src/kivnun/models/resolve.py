@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from kivnun.errors import UserError
 from kivnun.runs import hash_file
+from kivnun.runs.manifest import MANIFEST_NAME
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -33,13 +34,16 @@ class ResolvedModel:
     content_hash: str
 
 
-def resolve_model(base_model: str) -> ResolvedModel:
+def resolve_model(base_model: str, *, revision: str | None = None) -> ResolvedModel:
     """Find a model: `bundled`, a folder, or a Hugging Face id (fetched once, then from the cache).
+
+    Args:
+        base_model: What the recipe calls it.
+        revision: The commit of a hub model, as an earlier `ResolvedModel` names it; None is the newest.
 
     Raises:
         UserError: `model-missing` or `model-invalid`.
     """
-    revision = None
     if base_model == BUNDLED:
         folder = BUNDLED_FOLDER
         if not folder.is_dir():
@@ -48,7 +52,7 @@ def resolve_model(base_model: str) -> ResolvedModel:
                 f"the bundled model is not in {folder}",
                 hint="install Kivnun again, with its data files",
             )
-    elif Path(base_model).is_dir():
+    elif revision is None and Path(base_model).is_dir():
         folder = Path(base_model)
     elif base_model.startswith((".", "/", "~")) or base_model.count("/") != 1:
         raise UserError(
@@ -57,7 +61,7 @@ def resolve_model(base_model: str) -> ResolvedModel:
             hint="name a folder with config.json and *.safetensors, a Hugging Face id like org/name, or `bundled`",
         )
     else:
-        folder = _fetch(base_model)
+        folder = _fetch(base_model, revision)
         revision = folder.name
     require_model_files(folder)
     return ResolvedModel(folder, base_model, revision, revision or hash_folder(folder))
@@ -85,17 +89,18 @@ def require_model_files(folder: Path) -> None:
 
 
 def hash_folder(folder: Path) -> str:
-    """Hash over the names and contents of a model folder's files."""
+    """Hash over the names and contents of a model folder's files; a stage's manifest is none, for it holds the time."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}:
+        is_part = path.is_file() and path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}
+        if is_part and path.name != MANIFEST_NAME:
             digest.update(f"{path.name}\0{hash_file(path)}\0".encode())
     return digest.hexdigest()
 
 
-def _fetch(repo_id: str) -> Path:
+def _fetch(repo_id: str, revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=HUB_PATTERNS))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=HUB_PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise UserError(
             "model-missing",

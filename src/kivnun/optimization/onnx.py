@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from kivnun.errors import UserError
 from kivnun.optimization.measure import folder_size_bytes
@@ -25,6 +25,49 @@ Precision = Literal["fp32", "int4"]
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 NEEDED_FILES = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 WORKER = Path(__file__).with_name("onnx_worker.py")
+# What onnxruntime-genai's builder knows in version 0.18; a test reads them anew from the installed one.
+ARCHITECTURES = frozenset(
+    {
+        "ChatGLMForConditionalGeneration",
+        "ChatGLMModel",
+        "Ernie4_5ForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "Gemma4ForConditionalGeneration",
+        "Gemma4UnifiedForConditionalGeneration",
+        "GemmaForCausalLM",
+        "GptOssForCausalLM",
+        "GraniteForCausalLM",
+        "GraniteMoeHybridForCausalLM",
+        "HunYuanDenseV1ForCausalLM",
+        "InternLM2ForCausalLM",
+        "Lfm2AudioForConditionalGeneration",
+        "Lfm2ForCausalLM",
+        "Lfm2MoeForCausalLM",
+        "Lfm2VlForConditionalGeneration",
+        "LlamaForCausalLM",
+        "Mistral3ForConditionalGeneration",
+        "MistralForCausalLM",
+        "NemotronForCausalLM",
+        "OlmoForCausalLM",
+        "Phi3ForCausalLM",
+        "Phi3SmallForCausalLM",
+        "Phi3VForCausalLM",
+        "Phi4MMForCausalLM",
+        "PhiForCausalLM",
+        "PhiMoEForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen3ForCausalLM",
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
+        "SmolLM3ForCausalLM",
+        "VideoChatFlashQwenForCausalLM",
+        "WhisperForConditionalGeneration",
+    }
+)
 # Shown of a failed build: the end of its output, where the exception is.
 NUM_DETAIL_LINES = 15
 FULL_DISK_BYTES = 64 * 1024
@@ -132,18 +175,47 @@ def require_exportable_model(model_folder: Path, *, precision: Precision, block_
     """Refuse, from its config alone and before any training, a model that could not be exported.
 
     Raises:
-        UserError: `export-failed`.
+        UserError: `export-failed`, or `model-invalid` for a config that is not JSON.
     """
-    _require_full_attention(model_folder)
+    config = _read_config(model_folder / "config.json")
+    _require_known_architecture(config)
+    _require_full_attention(config)
     if precision == "int4":
-        _require_block_fits(model_folder, block_size)
+        _require_block_fits(config, block_size)
 
 
-def _require_full_attention(model_folder: Path) -> None:
+def _read_config(path: Path) -> dict[str, object]:
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _invalid_config(path, str(error)) from error
+    if not isinstance(config, dict):
+        raise _invalid_config(path, f"expected an object, got {type(config).__name__}")
+    return cast("dict[str, object]", config)
+
+
+def _invalid_config(path: Path, reason: str) -> UserError:
+    return UserError("model-invalid", f"{path} cannot be read: {reason}", hint="get the model again from where it came")
+
+
+def _require_known_architecture(config: Mapping[str, object]) -> None:
+    """Refuse what the builder does not know; a config without a name gets one when the model is saved."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if name is not None and name not in ARCHITECTURES:
+        raise UserError(
+            "export-failed",
+            f"the ONNX builder does not know the architecture {name}",
+            hint="remove the optimization section, or take a base model of another family, such as Llama or Qwen",
+        )
+
+
+def _require_full_attention(config: Mapping[str, object]) -> None:
     """Refuse a sliding window shorter than the context: on a CPU, genai 0.18 leaves it out or breaks at it."""
-    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     window, context = config.get("sliding_window"), config.get("max_position_embeddings")
-    if config.get("use_sliding_window", True) and window is not None and context is not None and window < context:
+    if not config.get("use_sliding_window", True) or not isinstance(window, int) or not isinstance(context, int):
+        return
+    if window < context:
         raise UserError(
             "export-failed",
             f"the model attends to the last {window} tokens of {context}, which its ONNX form would not",
@@ -151,10 +223,10 @@ def _require_full_attention(model_folder: Path) -> None:
         )
 
 
-def _require_block_fits(model_folder: Path, block_size: int) -> None:
+def _require_block_fits(config: Mapping[str, object], block_size: int) -> None:
     """Refuse a block size that does not divide every matrix; the builder's own words would be about reshaping."""
-    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
-    widths = {name: config[name] for name in ("hidden_size", "intermediate_size") if isinstance(config.get(name), int)}
+    given = {name: config.get(name) for name in ("hidden_size", "intermediate_size")}
+    widths = {name: width for name, width in given.items() if isinstance(width, int)}
     fitting = [size for size in BLOCK_SIZES if all(width % size == 0 for width in widths.values())]
     if block_size not in fitting:
         sizes = " and ".join(f"{name} {width}" for name, width in widths.items())

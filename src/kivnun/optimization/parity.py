@@ -19,8 +19,8 @@ class Difference:
         step: Number of the step, from 0.
         reference_token: Chosen by the reference; None for the end of the answer.
         other_token: Chosen by the other form; None likewise.
-        margin: The smaller of the two top-two logit margins at that step; None where neither engine knows.
-        tie: Whether that margin is within the tolerance.
+        margin: The larger of the two top-two logit margins at that step; None unless both engines know theirs.
+        tie: Whether that margin is within the tolerance: neither form prefers its token.
     """
 
     prompt: int
@@ -94,7 +94,7 @@ def compare_answers(reference: Sequence[Generation], other: Sequence[Generation]
     Args:
         reference: Answers of the form that was evaluated.
         other: Answers of the form that will be served.
-        tie_tolerance: Two tokens whose logits differ by no more than this are equally good.
+        tie_tolerance: Two tokens whose logits differ by no more than this, in both forms, are equally good.
     """
     if len(reference) != len(other) or not reference:
         raise ValueError(f"cannot compare {len(reference)} answers with {len(other)}")
@@ -146,7 +146,8 @@ def _first_difference(number: int, reference: Generation, other: Generation, tie
         longer = first if len(first) > shared else second
         tokens = (longer[shared], None) if longer is first else (None, longer[shared])
         return Difference(number, shared, *tokens, margin=None, tie=False)
-    margins = [answer.top_two_margins[step] for answer in (reference, other) if answer.top_two_margins is not None]
-    margin = min(margins, default=None)
+    known = [answer.top_two_margins for answer in (reference, other) if answer.top_two_margins is not None]
+    # The larger one: a broken form that likes every token equally must not excuse itself.
+    margin = max(margins[step] for margins in known) if len(known) == 2 else None
     tie = margin is not None and margin <= tie_tolerance
     return Difference(number, step, first[step], second[step], margin, tie)

@@ -15,7 +15,7 @@ from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned
 from kivnun.methods.lora import merge_adapters
-from kivnun.models.load import load_tokenizer
+from kivnun.models.load import load_model, load_tokenizer
 from kivnun.models.save import save_model
 from kivnun.optimization.measure import decode_tokens_per_second, folder_size_bytes
 from kivnun.optimization.onnx import export_onnx
@@ -24,6 +24,7 @@ from kivnun.recipe.schema import OptimizationSection
 
 MERGED, FP32_ONNX, INT4_ONNX = "merged", "onnx-fp32", "onnx-int4"
 PARITY_NAME = "parity.json"
+GENERATION_NAME = "generation_config.json"
 # The speed of each form is measured on a few prompts only; every prompt counts for parity.
 SPEED_PROMPTS = 8
 
@@ -69,20 +70,21 @@ def optimize(
 ) -> list[ParityRow]:
     """Merge, export to fp32 and int4 ONNX, and compare every form's answers with those of the tuned model.
 
-    Everything but int4 is computed in float32 and must agree token for token; int4's drift is measured, and refused
-    where the recipe sets a bound.
+    Every form is read back from the folder that is kept. Everything but int4 is computed in float32 and must agree
+    token for token; int4's drift is measured, and refused where the recipe sets a bound.
 
     Raises:
         UserError: `parity-failed` or `export-failed`.
     """
     tokenizer = load_tokenizer(folders.model)
+    end_id = Encoder(tokenizer).end_id
+    merged = out_folder / MERGED
     rows: list[ParityRow] = []
     tuned = load_tuned(folders.base, folders.model, dtype=torch.float32)
-    engine = TorchEngine(tuned, pad_id=Encoder(tokenizer).end_id)
-    reference = prompts.ask(engine)
+    reference = prompts.ask(TorchEngine(tuned, pad_id=end_id))
 
     def compare(name: str, form: Engine, size_bytes: int, precision: str = "fp32") -> Agreement:
-        answers = reference if form is engine and not rows else prompts.ask(form)
+        answers = prompts.ask(form) if rows else reference
         agreement = compare_answers(reference, answers, tie_tolerance=settings.tie_tolerance)
         speed = decode_tokens_per_second(form, prompts.token_ids[:SPEED_PROMPTS])
         counts = (agreement.num_prompts, agreement.identical, agreement.ties, agreement.different)
@@ -90,16 +92,19 @@ def optimize(
         log("parity", {**asdict(rows[-1]), "first_differences": [str(each) for each in agreement.first_differences]})
         return agreement
 
-    compare("tuned", engine, folder_size_bytes(folders.model))
-    save_model(merge_adapters(tuned), tokenizer, out_folder / MERGED)
-    _copy_template(folders.model, out_folder / MERGED)
-    require_parity("merged", compare("merged", engine, folder_size_bytes(out_folder / MERGED)))
-    fp32 = export_onnx(out_folder / MERGED, out_folder / FP32_ONNX, precision="fp32")
+    compare("tuned", TorchEngine(tuned, pad_id=end_id), folder_size_bytes(folders.model))
+    save_model(merge_adapters(tuned), tokenizer, merged)
+    # Two models need not fit into memory at once.
+    del tuned
+    _write_stop_ids(merged, end_id, prompts.stop_ids)
+    _copy_template(folders.model, merged)
+    saved = TorchEngine(load_model(merged, dtype=torch.float32), pad_id=end_id)
+    require_parity("merged", compare("merged", saved, folder_size_bytes(merged)))
+    del saved
+    fp32 = export_onnx(merged, out_folder / FP32_ONNX, precision="fp32")
     require_parity("fp32 ONNX", compare("fp32 ONNX", OnnxEngine(fp32.folder), fp32.size_bytes))
     if settings.precision == "int4":
-        int4 = export_onnx(
-            out_folder / MERGED, out_folder / INT4_ONNX, precision="int4", block_size=settings.block_size
-        )
+        int4 = export_onnx(merged, out_folder / INT4_ONNX, precision="int4", block_size=settings.block_size)
         agreement = compare("int4 ONNX", OnnxEngine(int4.folder), int4.size_bytes, "int4")
         _require_agreement(agreement, settings.min_int4_agreement)
         shutil.rmtree(fp32.folder)
@@ -127,6 +132,15 @@ def _require_agreement(agreement: Agreement, minimum: float | None) -> None:
             details=[str(each) for each in agreement.first_differences],
             hint="lower optimization.block_size, or the bound",
         )
+
+
+def _write_stop_ids(folder: Path, end_id: int, stop_ids: frozenset[int]) -> None:
+    """Let other tools stop where Kivnun stops; the ONNX builder takes the ids over into `genai_config.json`."""
+    path = folder / GENERATION_NAME
+    settings = orjson.loads(path.read_bytes()) if path.is_file() else {}
+    ids = [end_id, *sorted(stop_ids - {end_id})]
+    settings["eos_token_id"] = ids if len(ids) > 1 else end_id
+    path.write_bytes(orjson.dumps(settings, option=orjson.OPT_INDENT_2))
 
 
 def _copy_template(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ _TAG = "tag:yaml.org,2002:"
 _KINDS = frozenset({"null", "bool", "int", "float", "str", "timestamp", "value", "merge", "map", "seq"})
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 50
+_TOO_MANY = "the values are nested too deeply or are too many"
 
 
 class MalformedDocumentError(Exception):
@@ -54,6 +55,9 @@ def read_document(text: str) -> Document:
         mark = error.problem_mark or error.context_mark
         context = f"{error.context}: " if error.context else ""
         raise MalformedDocumentError(f"{context}{error.problem}", mark.line + 1 if mark else 1) from error
+    except RecursionError as error:
+        # The parser calls itself for every level, and where it gave up it cannot say.
+        raise MalformedDocumentError(_TOO_MANY, 1) from error
     except YAMLError as error:
         position = getattr(error, "position", 0)
         problem = f"a control character stands at offset {position}"
@@ -77,7 +81,7 @@ class _Reader:
         self._num_values += 1
         if depth > _MAX_DEPTH or self._num_values > _MAX_VALUES:
             # Aliases can make a small text endless.
-            raise MalformedDocumentError("the values are nested too deeply or are too many", _line(node))
+            raise MalformedDocumentError(_TOO_MANY, _line(node))
         if str(node.tag).removeprefix(_TAG) not in _KINDS:
             self._problems.append((_line(node), path, f"a tag ({node.tag}) has no meaning in a recipe"))
         if isinstance(node, MappingNode):

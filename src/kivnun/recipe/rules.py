@@ -215,17 +215,19 @@ def _check_held_out_rows(recipe: "Recipe") -> list[Problem]:
 
 
 def _check_objective(recipe: "Recipe") -> list[Problem]:
-    """Running text has no prompt and no answer."""
+    """Running text has no prompt and no answer; only its documents can be repeated."""
     if recipe.training.objective == "supervised":
-        return []
+        text = "has no effect on the objective supervised; it repeats the documents of running text"
+        return [Problem("data.repeat", text)] if recipe.data.repeat else []
     settings = {
+        "data.text_template": recipe.data.text_template,
         "data.prompt_template": recipe.data.prompt_template,
         "data.answer_template": recipe.data.answer_template,
         "data.messages": recipe.data.messages,
     }
     text = "has no effect on the objective text, which trains every token"
     problems = [Problem(path, text) for path, value in settings.items() if value is not None]
-    if recipe.evaluation is not None and recipe.data.text_template is None:
+    if recipe.evaluation is not None:
         problems.append(Problem("evaluation", "needs a prompt and an answer, but the objective is text"))
     return problems
 

@@ -250,7 +250,7 @@ class TrainingSection(Section):
     epochs: PositiveNumber = 3.0
     """Passes over the training rows."""
     max_steps: PositiveWhole | None = None
-    """Optimizer steps after which training stops even if the epochs are not over."""
+    """Most optimizer steps; training stops there even if the epochs are not over."""
     learning_rate: PositiveNumber = 2e-4
     """Peak learning rate."""
     batch_tokens: PositiveWhole = 8192
@@ -320,7 +320,7 @@ class OptimizationSection(Section):
     block_size: Literal[16, 32, 64, 128, 256] = 32
     """Number of int4 weights that share one scale."""
     tie_tolerance: NonNegativeNumber = 1e-3
-    """Difference of two logits below which either token counts as the best."""
+    """Difference of two logits up to which either token counts as the best; it must hold in both forms compared."""
     min_int4_agreement: Share | None = None
     """Share of test answers that must stay the same after int4; reported but not enforced if not given."""
 

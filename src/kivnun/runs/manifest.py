@@ -15,8 +15,10 @@ from kivnun.runs.atomic import hash_file
 MANIFEST_NAME = "artifact.json"
 FORMAT = 1
 LIBRARIES = (
+    "jinja2",
     "kivnun",
     "numpy",
+    "onnx",
     "onnxruntime",
     "onnxruntime-genai",
     "peft",
@@ -130,7 +132,9 @@ def verify_artifact(folder: Path) -> Manifest:
             details.append(f"{path}: is missing")
         elif path.stat().st_size != record.size_bytes or hash_file(path) != record.sha256:
             details.append(f"{path}: differs from what was written")
-    details += [f"{folder / name}: does not belong" for name in sorted(set(list_files(folder)) - set(manifest.files))]
+    details += [
+        f"{folder / name}: does not belong" for name in sorted(set(artifact_files(folder)) - set(manifest.files))
+    ]
     if details:
         names = f"{len(details)} file{'s' if len(details) > 1 else ''}"
         hint = f"remove {folder} and run the recipe again to make it anew"
@@ -138,7 +142,7 @@ def verify_artifact(folder: Path) -> Manifest:
     return manifest
 
 
-def list_files(folder: Path) -> list[str]:
+def artifact_files(folder: Path) -> list[str]:
     """Every file of a stage folder but its manifest, as paths in the folder with forward slashes."""
     paths = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     names = (path.relative_to(folder).as_posix() for path in paths)

@@ -11,14 +11,15 @@ from kivnun.runs.manifest import (
     MANIFEST_NAME,
     FileRecord,
     Manifest,
+    artifact_files,
     hash_values,
     library_versions,
-    list_files,
     now,
     read_manifest,
 )
 
 REPLACED_SUFFIX = ".replaced"
+MAX_REHASHED_BYTES = 2**20
 _NO_INPUTS: Mapping[str, object] = {}
 
 
@@ -37,7 +38,10 @@ def content_hash(folder: Path) -> str:
 
 
 def stage_done(run_dir: Path, name: str, key: str) -> bool:
-    """Whether a stage is finished with these inputs and whole: files have their sizes, parents their content."""
+    """Whether a stage is finished with these inputs and whole: files are as written, parents have their content.
+
+    Of files above 1 MiB only the size is compared, so that skipping a stage takes no time.
+    """
     folder = run_dir / name
     try:
         manifest = read_manifest(folder)
@@ -47,7 +51,7 @@ def stage_done(run_dir: Path, name: str, key: str) -> bool:
     return (
         manifest.key == key
         and parents_kept
-        and all(_has_size(folder / file, record.size_bytes) for file, record in manifest.files.items())
+        and all(_is_whole(folder / file, record) for file, record in manifest.files.items())
     )
 
 
@@ -108,7 +112,7 @@ def sweep(run_dir: Path) -> None:
 def _seal(folder: Path, *, kind: str, key: str, inputs: Mapping[str, object], parents: Mapping[str, str]) -> None:
     """Write the manifest and force everything to the disk."""
     files: dict[str, FileRecord] = {}
-    for name in list_files(folder):
+    for name in artifact_files(folder):
         path = folder / name
         if path.is_symlink() or not path.is_file():
             raise ValueError(f"{path} is a link or not a plain file: a stage folder could not be moved")
@@ -148,5 +152,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _has_size(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == size_bytes
+def _is_whole(path: Path, record: FileRecord) -> bool:
+    if not path.is_file() or path.stat().st_size != record.size_bytes:
+        return False
+    return record.size_bytes > MAX_REHASHED_BYTES or hash_file(path) == record.sha256

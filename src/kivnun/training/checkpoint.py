@@ -40,7 +40,7 @@ class Progress:
 
 def save_checkpoint(run_dir: Path, weights: MasterWeights, progress: Progress, *, key: str) -> Path:
     """Write the checkpoint of a step; a full disk or a kill leaves the earlier ones as they were."""
-    name = f"step-{progress.step:06d}"
+    name = name_of(progress.step)
     with write_stage(run_dir / FOLDER, name, kind="checkpoint", key=key) as folder:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors().items()}
         save_file(tensors, folder / _WEIGHTS)
@@ -51,22 +51,31 @@ def save_checkpoint(run_dir: Path, weights: MasterWeights, progress: Progress, *
 def find_checkpoints(run_dir: Path, key: str) -> list[Path]:
     """The finished checkpoints of this very training, oldest first."""
     found = []
-    for folder in sorted((run_dir / FOLDER).glob("step-*")):
+    for folder in (run_dir / FOLDER).glob("step-*"):
         try:
             if read_manifest(folder).key == key:
                 found.append(folder)
         except UserError:
             continue
-    return found
+    return sorted(found, key=step_of)
 
 
 def load_checkpoint(folder: Path, weights: MasterWeights) -> Progress:
-    """Check a checkpoint's hashes and restore it.
+    """Check the hashes of a checkpoint, and of the best one that its training would end with, and restore it.
 
     Raises:
-        UserError: `artifact-damaged`.
+        UserError: `artifact-damaged`, or `run-missing` without the best one; the weights are as they were.
     """
-    verify_artifact(folder)
+    key = verify_artifact(folder).key
+    progress = Progress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
+    if progress.best_step is not None and progress.best_step != progress.step:
+        best = folder.with_name(name_of(progress.best_step))
+        if verify_artifact(best).key != key:
+            raise UserError(
+                "artifact-damaged",
+                f"{best} belongs to another training than {folder}",
+                hint=f"remove {folder} and give the same command again",
+            )
     try:
         weights.load_tensors(load_file(folder / _WEIGHTS))
     except (SafetensorError, KeyError, RuntimeError) as error:
@@ -75,16 +84,24 @@ def load_checkpoint(folder: Path, weights: MasterWeights) -> Progress:
             f"{folder} does not fit the model: {error}",
             hint=f"remove {folder} and give the same command again",
         ) from error
-    return Progress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
+    return progress
 
 
-def prune_checkpoints(run_dir: Path, *, key: str, keep: int, best_step: int | None) -> None:
-    """Remove what is neither among the latest `keep` nor the best, and all checkpoints of other trainings."""
-    ours = find_checkpoints(run_dir, key)
-    kept = {*ours[-keep:], *(folder for folder in ours if best_step is not None and step_of(folder) == best_step)}
+def prune_checkpoints(run_dir: Path, progress: Progress, *, key: str, keep: int) -> None:
+    """Remove what is neither among the latest `keep` nor the best, and all checkpoints of other trainings.
+
+    Checkpoints of later steps are those that the training could not go on from: they go too.
+    """
+    ours = [folder for folder in find_checkpoints(run_dir, key) if step_of(folder) <= progress.step]
+    kept = {*ours[-keep:], *(folder for folder in ours if step_of(folder) == progress.best_step)}
     for folder in (run_dir / FOLDER).glob("step-*"):
         if folder not in kept:
             shutil.rmtree(folder)
+
+
+def name_of(step: int) -> str:
+    """The folder name of a step's checkpoint."""
+    return f"step-{step:06d}"
 
 
 def step_of(folder: Path) -> int:

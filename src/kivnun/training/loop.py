@@ -25,6 +25,8 @@ from kivnun.training.loss import summed_cross_entropy
 from kivnun.training.optimizer import MasterWeights
 from kivnun.training.schedule import learning_rate_at
 
+ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -60,12 +62,14 @@ class Plan:
     Attributes:
         lengths: Tokens in each row.
         num_steps: Steps of the run.
+        epoch_steps: Steps of the first epoch; those of the others differ by a few at most.
         step_tokens: Token budget of a step: `batch_tokens` times `gradient_accumulation_steps`.
         seed: Seed of the row order.
     """
 
     lengths: list[int]
     num_steps: int
+    epoch_steps: int
     step_tokens: int
     seed: int
 
@@ -84,7 +88,7 @@ class Plan:
 
 
 def make_plan(lengths: list[int], settings: TrainingSection) -> Plan:
-    """The plan of a run: `max_steps` steps, or as many as `epochs` passes need.
+    """The plan of a run: as many steps as `epochs` passes need, or `max_steps` where that is fewer.
 
     Raises:
         UserError: `nothing-to-learn` where there is no row.
@@ -92,14 +96,15 @@ def make_plan(lengths: list[int], settings: TrainingSection) -> Plan:
     if not lengths:
         raise UserError("nothing-to-learn", "there are no training rows", hint="give data.train at least one row")
     step_tokens = settings.batch_tokens * settings.gradient_accumulation_steps
-    num_steps = settings.max_steps
-    if num_steps is None:
-        num_steps, epochs, epoch = 0, settings.epochs, 0
-        while epochs > 0:
-            batches = plan_epoch(lengths, batch_tokens=step_tokens, seed=settings.seed, epoch=epoch)
-            num_steps += max(1, math.ceil(len(batches) * min(epochs, 1.0)))
-            epoch, epochs = epoch + 1, epochs - 1
-    return Plan(lengths, num_steps, step_tokens, settings.seed)
+    limit = math.inf if settings.max_steps is None else settings.max_steps
+    num_steps = epoch_steps = epoch = 0
+    while epoch < settings.epochs and num_steps < limit:
+        num_batches = len(plan_epoch(lengths, batch_tokens=step_tokens, seed=settings.seed, epoch=epoch))
+        epoch_steps = epoch_steps or num_batches
+        # 1.1 epochs are a little more than that as a float, which must not cost a step.
+        num_steps += math.ceil(num_batches * min(settings.epochs - epoch, 1.0) - ROUNDING)
+        epoch += 1
+    return Plan(lengths, int(min(max(num_steps, 1), limit)), epoch_steps, step_tokens, settings.seed)
 
 
 def fit(

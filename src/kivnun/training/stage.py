@@ -18,11 +18,12 @@ from kivnun.training.checkpoint import (
     Progress,
     find_checkpoints,
     load_checkpoint,
+    name_of,
     prune_checkpoints,
     save_checkpoint,
 )
 from kivnun.training.interrupt import deferred_interrupt
-from kivnun.training.loop import Plan, fit, make_plan, summed_loss
+from kivnun.training.loop import StepReport, fit, make_plan, summed_loss
 from kivnun.training.optimizer import MasterWeights
 
 SAVE_EVERY_SECONDS = 300.0
@@ -67,19 +68,15 @@ def train(
     """
     plan = make_plan(data.train.lengths(), settings)
     progress = _resume(weights, checkpoints, log)
-    validate_every = settings.validate_every_steps or max(1, round(plan.num_steps / max(_num_epochs(plan, data), 1)))
+    log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
+    validate_every = settings.validate_every_steps or plan.epoch_steps
     saved_at = time.monotonic()
     stopped = _patience_is_over(progress, settings)
     reports = iter(()) if stopped else fit(model, weights, data.train, settings, plan=plan, start_step=progress.step)
     with deferred_interrupt() as interrupted:
         for report in reports:
             log("step", asdict(report))
-            progress = replace(
-                progress,
-                step=report.step,
-                num_tokens=progress.num_tokens + report.num_tokens,
-                seconds=progress.seconds + report.seconds,
-            )
+            progress = _advance(progress, report)
             is_last = report.step == plan.num_steps
             is_best = False
             if len(data.validation) and (report.step % validate_every == 0 or is_last):
@@ -87,13 +84,7 @@ def train(
                 stopped = _patience_is_over(progress, settings)
             halted = interrupted()
             if is_best or is_last or stopped or halted or _is_time_to_save(settings, report.step, saved_at):
-                save_checkpoint(checkpoints.run_dir, weights, progress, key=checkpoints.key)
-                prune_checkpoints(
-                    checkpoints.run_dir,
-                    key=checkpoints.key,
-                    keep=settings.keep_checkpoints,
-                    best_step=progress.best_step,
-                )
+                _save(weights, progress, checkpoints, keep=settings.keep_checkpoints)
                 log("checkpoint", {"step": progress.step, "best": is_best})
                 saved_at = time.monotonic()
             if halted:
@@ -103,7 +94,7 @@ def train(
                 log("early_stop", {"step": progress.step, "best_step": progress.best_step})
                 break
     if progress.best_step is not None and progress.best_step != progress.step:
-        load_checkpoint(checkpoints.run_dir / FOLDER / f"step-{progress.best_step:06d}", weights)
+        load_checkpoint(checkpoints.run_dir / FOLDER / name_of(progress.best_step), weights)
     return progress
 
 
@@ -124,12 +115,27 @@ def _resume(weights: MasterWeights, checkpoints: Checkpoints, log: Log) -> Progr
         try:
             progress = load_checkpoint(found[-1], weights)
         except UserError as error:
-            # A damaged checkpoint is said aloud; an older whole one still leads to the same weights.
+            # What is damaged, itself or its best one, is said aloud; an older whole one, or the start, still leads to
+            # the same weights.
             log("checkpoint_damaged", {"folder": found.pop().name, "problem": error.problem})
             continue
-        log("resumed", {"step": progress.step})
+        log("resumed", {"step": progress.step, "key": checkpoints.key})
         return progress
     return Progress()
+
+
+def _advance(progress: Progress, report: StepReport) -> Progress:
+    return replace(
+        progress,
+        step=report.step,
+        num_tokens=progress.num_tokens + report.num_tokens,
+        seconds=progress.seconds + report.seconds,
+    )
+
+
+def _save(weights: MasterWeights, progress: Progress, checkpoints: Checkpoints, *, keep: int) -> None:
+    save_checkpoint(checkpoints.run_dir, weights, progress, key=checkpoints.key)
+    prune_checkpoints(checkpoints.run_dir, progress, key=checkpoints.key, keep=keep)
 
 
 def _validate(
@@ -160,7 +166,3 @@ def _is_time_to_save(settings: TrainingSection, step: int, saved_at: float) -> b
     if settings.save_every_steps is not None:
         return step % settings.save_every_steps == 0
     return time.monotonic() - saved_at >= SAVE_EVERY_SECONDS
-
-
-def _num_epochs(plan: Plan, data: TrainingData) -> int:
-    return round(plan.num_steps * plan.step_tokens / max(data.train.num_tokens, 1))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kivnun.data.tokens import TokenTable, make_table
+from kivnun.data.tokens import TokenizedRow, TokenTable, make_table
 from kivnun.errors import UserError
 from kivnun.methods import make_method
 from kivnun.models.attention import use_packed_attention
@@ -84,6 +84,7 @@ def assert_bitwise(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor])
 
 def settings(**fields: object) -> TrainingSection:
     defaults = {
+        "epochs": 100,
         "max_steps": NUM_STEPS,
         "batch_tokens": 40,
         "gradient_accumulation_steps": 2,
@@ -158,10 +159,7 @@ def test_a_damaged_latest_checkpoint_is_said_aloud_and_the_older_one_taken(train
     run_dir = tmp_path / "killed"
     with pytest.raises(PowerCutError):
         trainer(run_dir, METHODS["lora"], settings(), Events(kill_at=4))
-    latest = run_dir / "checkpoints" / "step-000003" / "state.safetensors"
-    content = bytearray(latest.read_bytes())
-    content[-1] ^= 1
-    latest.write_bytes(content)
+    damage(run_dir / "checkpoints" / "step-000003")
     log = Events()
     resumed, _, _ = trainer(run_dir, METHODS["lora"], settings(), log)
     assert [fields["folder"] for fields in log.of("checkpoint_damaged")] == ["step-000003"]
@@ -169,11 +167,44 @@ def test_a_damaged_latest_checkpoint_is_said_aloud_and_the_older_one_taken(train
     assert_bitwise(resumed, straight)
 
 
+def damage(folder: Path) -> None:
+    path = folder / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def give_to_another(folder: Path) -> None:
+    manifest = folder / "artifact.json"
+    manifest.write_text(manifest.read_text().replace('"key": "key"', '"key": "other"'))
+
+
+@pytest.mark.parametrize("harm", [damage, shutil.rmtree, give_to_another])
+def test_without_its_best_checkpoint_a_training_starts_again_and_says_so(validated: Trainer, tmp_path: Path, harm):
+    """The best weights cannot be had from the later checkpoints, so those lead nowhere."""
+    chosen = settings(max_steps=12, learning_rate=0.1, schedule="constant", validate_every_steps=1, keep_checkpoints=1)
+    straight, expected, _ = validated(tmp_path, METHODS["full"], chosen, Events())
+    assert expected.best_step < 12
+    harm(tmp_path / "checkpoints" / f"step-{expected.best_step:06d}")
+    # Killed after its first new checkpoint: the old one of step 12 must not have pushed that out.
+    with pytest.raises(PowerCutError):
+        validated(tmp_path, METHODS["full"], chosen, log := Events(kill_at=2))
+    assert log.of("checkpoint_damaged")[0]["folder"] == "step-000012"
+    assert f"step-{expected.best_step:06d}" in log.of("checkpoint_damaged")[0]["problem"]
+    assert log.of("resumed") == []
+    assert log.of("fit_started") == [{"key": "key", "from_step": 0}]
+    again, progress, _ = validated(tmp_path, METHODS["full"], chosen, log := Events())
+    assert log.of("checkpoint_damaged") == []
+    assert log.of("resumed") == [{"step": 1, "key": "key"}]
+    assert log.of("fit_started") == [{"key": "key", "from_step": 1}]
+    assert (progress.best_step, progress.best_loss) == (expected.best_step, expected.best_loss)
+    assert_bitwise(again, straight)
+
+
 def test_checkpoints_of_another_training_are_never_resumed(trainer: Trainer, tmp_path: Path):
     trainer(tmp_path / "run", METHODS["lora"], settings(), Events())
     for folder in (tmp_path / "run" / "checkpoints").iterdir():
-        manifest = folder / "artifact.json"
-        manifest.write_text(manifest.read_text().replace('"key": "key"', '"key": "other"'))
+        give_to_another(folder)
     log = Events()
     trainer(tmp_path / "run", METHODS["lora"], settings(), log)
     assert log.of("resumed") == []
@@ -212,6 +243,18 @@ def test_the_best_weights_win_over_the_last(validated: Trainer, tmp_path: Path):
     assert mean_loss(model, validated.data.validation, batch_tokens=40) == min(losses)
     kept = sorted(folder.name for folder in (tmp_path / "checkpoints").glob("step-*"))
     assert kept == [f"step-{progress.best_step:06d}", "step-000012"]
+
+
+def test_validation_is_once_an_epoch_unless_said_otherwise(tiny_model_folder: Path, tmp_path: Path):
+    """Rows of 25 tokens fill 75 of a budget of 99: four steps an epoch, where the tokens alone would make three."""
+    rows = make_table([TokenizedRow(list(range(first, first + 25)), [True] * 25) for first in range(12)])
+    log = Events()
+    chosen = settings(
+        epochs=2, max_steps=None, batch_tokens=99, gradient_accumulation_steps=1, validate_every_steps=None
+    )
+    Trainer(tiny_model_folder, TrainingData(rows, rows))(tmp_path, METHODS["full"], chosen, log)
+    assert [fields["epoch"] for fields in log.of("step")][3::4] == [1, 2]
+    assert [fields["step"] for fields in log.of("validation")] == [4, 8]
 
 
 @pytest.mark.parametrize("budget", [1, 25, 60, 10_000])
@@ -262,12 +305,19 @@ def test_pruning_keeps_the_latest_the_best_and_nothing_of_others(tiny_model: Mod
     weights = make_master_weights(tiny_model, settings())
     for step in range(1, 8):
         save_checkpoint(tmp_path, weights, Progress(step=step), key="other" if step == 4 else "ours")
-    prune_checkpoints(tmp_path, key="ours", keep=2, best_step=3)
+    save_checkpoint(tmp_path, weights, Progress(step=9), key="ours")  # one that could not be resumed from
+    prune_checkpoints(tmp_path, Progress(step=7, best_step=3), key="ours", keep=2)
     assert [folder.name for folder in sorted((tmp_path / "checkpoints").glob("step-*"))] == [
         "step-000003",
         "step-000006",
         "step-000007",
     ]
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tiny_model: Model, tmp_path: Path):
+    weights = make_master_weights(tiny_model, settings())
+    folders = [save_checkpoint(tmp_path, weights, Progress(step=step), key="ours") for step in (999_999, 1_000_000)]
+    assert find_checkpoints(tmp_path, "ours") == folders
 
 
 def test_a_checkpoint_without_its_manifest_does_not_count(tiny_model: Model, tmp_path: Path):

@@ -1,0 +1,33 @@
+"""Files that the user names on the command line: written whole, or refused in one line."""
+
+from pathlib import Path
+
+
+def write_named(path: Path, text: str, *, may_replace: bool, hint: str) -> None:
+    """Write a file, and the folders above it.
+
+    Args:
+        path: The file.
+        text: Its content.
+        may_replace: Whether a file that exists is overwritten.
+        hint: What to do if one exists that must stay.
+
+    Raises:
+        UserError: `file-exists` or `file-unwritable`.
+    """
+    from kivnun.errors import UserError
+    from kivnun.runs.atomic import write_atomic
+
+    try:
+        if path.is_dir():
+            raise UserError("file-unwritable", f"{path} is a folder", hint="name a file, with its ending")
+        if path.exists() and not may_replace:
+            raise UserError("file-exists", f"{path} exists", hint=hint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+    except OSError as error:
+        is_below_file = isinstance(error, FileExistsError)
+        reason = f"{path.parent} is a file" if is_below_file else (error.strerror or str(error)).lower()
+        raise UserError(
+            "file-unwritable", f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to"
+        ) from error
