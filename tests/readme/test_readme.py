@@ -1,5 +1,6 @@
 """The README's commands are run as they stand, on the bundled model and the shipped data."""
 
+import os
 import re
 import shlex
 import shutil
@@ -31,8 +32,10 @@ def steps_of(command: str) -> list[str]:
     if not command.startswith("make "):
         return [command]
     listed = subprocess.run(
-        ["make", "-n", "-o", "setup", "-o", ".venv/.ready", command.split()[1]],
+        ["make", "-n", "--no-print-directory", "-o", "setup", "-o", ".venv/.ready", command.split()[1]],
         cwd=ROOT,
+        # Under `make test` the outer make's own flags would be taken over.
+        env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
         capture_output=True,
         text=True,
         check=True,
