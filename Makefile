@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export OMP_WAIT_POLICY := passive
 
 .PHONY: setup demo test check fix docs bench clean
 

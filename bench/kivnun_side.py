@@ -9,6 +9,7 @@ The result is the last line of the standard output, a JSON object.
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as kivnun's command line does, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import json
 import sys

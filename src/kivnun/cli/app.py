@@ -44,9 +44,11 @@ def main() -> None:
     A `UserError` is printed without a traceback and ends with status 2; Ctrl-C ends with 130, which typer sees to;
     anything else is our bug and shows its traceback.
     """
-    # Must be set before torch is imported anywhere: spinning OpenMP threads that preempt each other cost up to 4x in
-    # the small products of a LoRA backward pass (docs/log.md).
+    # Must be set before torch is imported anywhere: OpenMP threads that spin for long preempt each other, which costs
+    # up to 4x in the small products of a LoRA backward pass, and threads that never spin are woken too late for the
+    # next of ten thousand small operations, which costs a third (docs/log.md). A short spin has neither fault.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         app(standalone_mode=True)

@@ -35,7 +35,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_MC is None and grad_VC is None:
                 continue
             delta_KV = log_p_KV.exp_()
-            delta_KV.scatter_add_(1, y_K, torch.full_like(y_K, -1, dtype=delta_KV.dtype))
+            delta_KV[torch.arange(len(h_KC), device=y_K.device), y_K[:, 0]] -= 1
             delta_KV = delta_KV.to(weight_VC.dtype)
             if grad_MC is not None:
                 torch.mm(delta_KV, weight_VC, out=grad_MC[chunk])
