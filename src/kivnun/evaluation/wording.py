@@ -108,8 +108,11 @@ def say_perplexity_ratio(ratio: Estimate) -> str:
         if ratio.low > 1
         else "No change of the perplexity of the right answers is shown"
     )
-    interval = f"95{NBSP}% interval {ratio.low:.3f} to {ratio.high:.3f}"
-    return f"{opening}: {ratio.value:.3f} times that of the base model ({interval})."
+    # Three significant digits below 0.1: "0.000 times" would say nothing.
+    value, low, high = (
+        f"{each:.3f}" if each >= 0.1 else f"{each:.3g}" for each in (ratio.value, ratio.low, ratio.high)
+    )
+    return f"{opening}: {value} times that of the base model (95{NBSP}% interval {low} to {high})."
 
 
 def _the(name: str) -> str:
