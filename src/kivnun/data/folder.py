@@ -64,8 +64,8 @@ class Dataset:
 
         Of running text the first half of each window, up to 64 tokens, is the prompt.
         """
-        split = next(name for name in ("test", "validation", "train") if self.rows(name))
-        rows = self.rows(split)[:limit]
+        found = ((name, self.rows(name)[:limit]) for name in ("test", "validation", "train"))
+        split, rows = next((name, rows) for name, rows in found if rows)
         if self.template.kind != "document":
             return rows
         table = self.table(split)

@@ -16,11 +16,6 @@ class Method(Protocol):
     `export` writes what was trained; a folder with `adapter_config.json` is an adapter, any other a whole model.
     """
 
-    @property
-    def is_adapter(self) -> bool:
-        """Whether `export` writes an adapter that needs its base model."""
-        ...
-
     def prepare(self, model: Model, *, generator: torch.Generator) -> None:
         """Make the promised weights of `model` trainable and freeze the rest."""
         ...

@@ -15,11 +15,6 @@ class Full:
 
     settings: FullMethod
 
-    @property
-    def is_adapter(self) -> bool:
-        """A whole model is written."""
-        return False
-
     def prepare(self, model: Model, *, generator: torch.Generator) -> None:
         """Make every weight trainable."""
         del generator

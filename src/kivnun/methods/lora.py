@@ -103,11 +103,6 @@ class Lora:
 
     settings: LoraMethod
 
-    @property
-    def is_adapter(self) -> bool:
-        """An adapter is written."""
-        return True
-
     def prepare(self, model: Model, *, generator: torch.Generator) -> None:
         """Freeze the model and put an adapter on every target layer.
 
