@@ -1,0 +1,1 @@
+"""Rows become conversations and back: one module per family of formats."""
