@@ -31,3 +31,32 @@ def write_named(path: Path, text: str, *, may_replace: bool, hint: str) -> None:
         raise UserError(
             "file-unwritable", f"cannot write {path}: {reason}", hint="name a file in a folder that you may write to"
         ) from error
+
+
+def require_free(out: Path, source: str, *, force: bool) -> None:
+    """Refuse, before any work is done, an output that would overwrite something, and make the folders above it.
+
+    Args:
+        out: The file that will be written.
+        source: What is read.
+        force: Whether another file than the source may be overwritten.
+
+    Raises:
+        UserError: `file-exists` or `file-unwritable`.
+    """
+    from kivnun.errors import UserError
+
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise UserError("file-exists", f"{out} is the file that is read", hint="name another file for the output")
+    if out.is_dir():
+        raise UserError("file-unwritable", f"{out} is a folder", hint="name a file, with its ending")
+    if out.exists() and not force:
+        raise UserError("file-exists", f"{out} exists", hint="name another file, or overwrite it with --force")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            "file-unwritable",
+            f"cannot write {out}: {(error.strerror or str(error)).lower()}",
+            hint="name a file in a folder that you may write to",
+        ) from error
