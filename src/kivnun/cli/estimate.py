@@ -80,6 +80,8 @@ def _print(result: "Estimate") -> None:
         f"{result.rows:,} rows, {result.tokens:,} tokens ({result.trained_tokens:,} learnt), {result.epochs:g} epochs: "
         f"{result.num_steps:,} steps, {result.planned_tokens:,} tokens to read with {result.base_model}"
     )
+    for reason, count in result.dropped.items():
+        console.print(f"{count:,} rows are left out: {reason}")
     table = Table(title=f"On this machine ({result.device}, {result.memory_bytes / GIB:.1f} GiB)", title_justify="left")
     for name in ("method", "trained", "memory needed", "memory measured", "tokens/s", "time"):
         table.add_column(name, justify="left" if name == "method" else "right")

@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,16 +11,17 @@ from pydantic import TypeAdapter
 from tokenizers import Tokenizer as PlainTokenizer
 
 from kivnun.data.encode import Encoder
-from kivnun.data.prepare import PreparedData, read_conversations, tokenize_splits
+from kivnun.data.prepare import PreparedData, tokenize_splits
+from kivnun.data.reading import read_conversations
 from kivnun.errors import UserError
 from kivnun.estimate.hosted import CountTokens, HostedPrice, count_hosted_tokens, price_training
 from kivnun.estimate.measure import Measurement, measure_training
 from kivnun.estimate.memory import MemoryNeed, count_memory
+from kivnun.inputs import fit_context, located_recipe
 from kivnun.methods import METHODS
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import ResolvedModel, resolve_model
 from kivnun.models.types import Tokenizer
-from kivnun.pipeline import fit_context, located_recipe
 from kivnun.prices import load_prices
 from kivnun.recipe import LoadedRecipe, Method, NewModel, Recipe
 from kivnun.training.device import pick_device, pick_dtype
@@ -56,6 +57,7 @@ class Estimate:
     Attributes:
         base_model: The model's name.
         rows: Training rows.
+        dropped: Rows that would be left out of the training, by reason.
         tokens: Tokens of the training rows, once.
         trained_tokens: Those of them that are learnt.
         epochs: Passes over the rows.
@@ -73,6 +75,7 @@ class Estimate:
 
     base_model: str
     rows: int
+    dropped: Mapping[str, int]
     tokens: int
     trained_tokens: int
     epochs: float
@@ -142,6 +145,7 @@ def estimate_recipe(
     return Estimate(
         base_model=base.name,
         rows=len(tokens),
+        dropped=dict(prepared.dropped),
         tokens=tokens.num_tokens,
         trained_tokens=tokens.num_trained,
         epochs=recipe.training.epochs,

@@ -14,7 +14,7 @@ from kivnun.recipe.schema import Recipe
 
 
 def recipe_for_data(data: str, base_model: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """The recipe that trains a model on some data.
+    """The recipe that trains a model on some data; rows that are too long for the model are left out and counted.
 
     Args:
         data: A file, folder or data set id.
@@ -24,7 +24,7 @@ def recipe_for_data(data: str, base_model: str, overrides: Sequence[str] = ()) -
     Raises:
         UserError: `recipe-invalid` for overrides that do not fit.
     """
-    value: Value = {"base_model": base_model, "data": {"train": data}}
+    value: Value = {"base_model": base_model, "data": {"train": data, "on_too_long": "drop"}}
     try:
         written = apply_overrides(value, [parse_override(text) for text in overrides])
         recipe = Recipe.model_validate(written)
