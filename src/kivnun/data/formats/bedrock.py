@@ -23,7 +23,8 @@ _ROLES = {"user": "user", "assistant": "assistant"}
 
 def _recognise(fields: Fields) -> str | None:
     # Without `system` the rows are those of a plain OpenAI chat, word for word.
-    is_chat = first_turn(fields).get("role") in _ROLES and "system" in fields
+    role = first_turn(fields).get("role")
+    is_chat = isinstance(role, str) and role in _ROLES and "system" in fields
     return "has `system` beside `messages` with `role` and `content`" if is_chat else None
 
 
