@@ -157,3 +157,20 @@ def test_an_empty_segment_has_no_tokens(encoder: Encoder, spacing_tokenizer: Tok
         empty = each.encode(segments_of("joy", "", "glad"))
         assert not any(empty.trained)
         assert empty.input_ids == each.encode([Segment("joy", trained=False), Segment("glad", trained=False)]).input_ids
+
+
+@given(rows=st.lists(st.lists(words, min_size=1, max_size=4), max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_a_batch_gives_the_tokens_of_its_rows(rows: list[list[str]], encoder: Encoder) -> None:
+    segments = [segments_of(*row) for row in rows]
+    for each in (encoder, *map(Encoder, SPACING)):
+        one_by_one = [each.encode(row) for row in segments]
+        assert each.encode_batch(segments) == one_by_one
+        counted = each.count_batch(segments)
+        assert [sum(counts) for counts in counted] == [len(row.input_ids) for row in one_by_one]
+        assert [sum(counts[1::2]) for counts in counted] == [sum(row.trained) for row in one_by_one]
+
+
+def test_a_batch_holds_rows_without_a_text(encoder: Encoder) -> None:
+    assert encoder.encode_batch([[], segments_of("joy")])[0].input_ids == []
+    assert encoder.count_batch([[]]) == [[]]

@@ -29,7 +29,7 @@ def chat(*turns: tuple[str, bool]) -> Conversation:
     return Conversation(tuple(messages), {}, "a.jsonl:1")
 
 
-def chatml(turns, open_turn: bool) -> str:
+def chatml(turns, open_turn: bool, tools=()) -> str:
     text = "".join(f"<{turn['role']}>{turn['content']}<end>\n" for turn in turns)
     return text + "<assistant>" * open_turn
 
@@ -128,7 +128,7 @@ def test_an_answer_of_a_text_template_ends_with_the_end_of_text() -> None:
 
 
 def test_a_chat_template_that_rewrites_earlier_turns_is_refused() -> None:
-    def forgetful(turns, open_turn: bool) -> str:
+    def forgetful(turns, open_turn: bool, tools) -> str:
         return chatml(turns[-2:], open_turn)
 
     turns = chat(("one", False), ("two", True), ("three", False), ("four", True))
@@ -138,7 +138,7 @@ def test_a_chat_template_that_rewrites_earlier_turns_is_refused() -> None:
 
 
 def test_a_chat_template_that_refuses_the_turns_says_so_with_the_row() -> None:
-    def strict(turns, open_turn: bool) -> str:
+    def strict(turns, open_turn: bool, tools) -> str:
         raise TemplateError("roles must alternate")
 
     error = refusal(lambda: render(chat(("a", False), ("b", True)), PromptTemplate("chat"), end="", render_chat=strict))

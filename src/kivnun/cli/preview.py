@@ -1,6 +1,7 @@
 """`kivnun preview`: a few rows as the model sees them, with what is trained in bold green."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,116 +9,81 @@ import typer
 
 if TYPE_CHECKING:
     # For types only: the command line must start without torch.
-    from kivnun.data.prepare import PreparedRow
-    from kivnun.data.preview import TokenPiece
-    from kivnun.models.types import Tokenizer
-    from kivnun.recipe.load import LoadedRecipe
+    from kivnun.cli.preview_rows import RowsWanted
+    from kivnun.data.preview import ShownRow
+
+DATA_HELP = "A recipe (.yaml), or data: a file, a folder, or a Hugging Face id (org/name)."
+RECIPE_ENDINGS = (".yaml", ".yml")
 
 
 def preview(
-    recipe: Annotated[Path, typer.Argument(help="The recipe file.", show_default=False)],
-    rows: Annotated[int, typer.Option(help="How many rows are shown.", min=1)] = 3,
+    data: Annotated[str, typer.Argument(help=DATA_HELP, show_default=False)],
+    model: Annotated[
+        str | None, typer.Option(help="Whose tokenizer and chat template are used; else the recipe's, or `bundled`.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="How many rows are shown.", min=1, max=1000)] = 3,
+    row: Annotated[
+        str | None, typer.Option(help="Which rows are shown, by their number in the split: 17,40-45.")
+    ] = None,
     split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="The split that they come from.")
-    ] = "train",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page instead.", show_default=False)] = None,
+        Literal["train", "validation", "test"] | None,
+        typer.Option(help="The split that they come from; else train, or the first that there is."),
+    ] = None,
+    wanted: Annotated[str | None, typer.Option("--from", help="The format of the rows; else found out.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The column that is read.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The column that is learnt.")] = None,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether tables begin with column names.")
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="How texts are encoded, such as cp1255; else UTF-8.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field: section.field=value; repeatable.")
+        list[str] | None, typer.Option("--set", help="Override a recipe's field: section.field=value; repeatable.")
     ] = None,
 ) -> None:
-    """Show which tokens of the first rows are trained; trained text stands between ⟦ ⟧ where there is no colour."""
-    from kivnun.data.preview import count_tokens, preview_page, preview_rows
-    from kivnun.recipe.load import load_recipe
+    """Show rows token by token, and which tokens are trained; that text stands between ⟦ ⟧ where there is no colour."""
+    from kivnun.cli.preview_rows import RowsWanted, show_data, show_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
-    shown, tokenizer = _prepare_rows(loaded, split, rows)
-    pieces = preview_rows(shown, tokenizer)
-    places = [row.conversation.where for row in shown]
+    choice = RowsWanted(split, _read_numbers(row, rows), model, wanted, prompt, answer, header, encoding)
+    if data.lower().endswith(RECIPE_ENDINGS):
+        _require_unset(choice, "data", ("wanted", "prompt", "answer", "header", "encoding"))
+        shown, title, facts = show_recipe(Path(data), choice, overrides or [])
+    else:
+        if overrides:
+            raise typer.BadParameter("--set changes a recipe; data has no fields to set")
+        shown, title, facts = show_data(data, choice)
     if html is not None:
-        _write_page(html, preview_page(pieces, places, f"{split} rows of {recipe}"))
-    if json:
-        _print_json(
-            [
-                {"where": place, "trained_tokens": count_tokens(row)[0], "tokens": count_tokens(row)[1], "pieces": row}
-                for place, row in zip(places, pieces, strict=True)
-            ]
-        )
+        from kivnun.data.preview_page import render_preview
+
+        _write_page(html, render_preview(shown, title, facts))
+    if as_json:
+        _print_json(shown)
     elif html is None:
-        _print_rows(pieces, places)
+        from kivnun.cli.preview_text import print_rows
+
+        print_rows(shown)
+    if all(each.problem for each in shown):
+        raise typer.Exit(2)
 
 
-def _prepare_rows(loaded: "LoadedRecipe", split: str, count: int) -> "tuple[list[PreparedRow], Tokenizer]":
-    """The first rows of a split, prepared as a run would prepare them."""
-    from kivnun.data.encode import Encoder
-    from kivnun.data.prepare import read_conversations, tokenize_splits
-    from kivnun.errors import UserError
-    from kivnun.models.load import load_tokenizer
-    from kivnun.models.resolve import resolve_model
-    from kivnun.pipeline import located_recipe
+def _read_numbers(row: str | None, rows: int) -> list[int]:
+    from kivnun.data.chosen_rows import parse_numbers
 
-    recipe = loaded.recipe
-    if not isinstance(recipe.base_model, str):
-        raise UserError(
-            "stage-unsupported",
-            f"{loaded.path}: base_model is a new model, whose tokenizer does not exist before it is trained",
-            hint="preview with a model that exists: --set base_model=bundled, or the base/ folder of the finished run",
-        )
-    data = located_recipe(loaded).data
-    template, conversations = read_conversations(data, recipe.training.objective)
-    if not conversations[split]:
-        raise UserError(
-            "split-too-small", f"the {split} split of {loaded.path} has no rows", hint="choose another --split"
-        )
-    tokenizer = load_tokenizer(resolve_model(recipe.base_model).folder)
-    num_all = max(map(len, conversations.values()))
-    num_read = count
-    while True:
-        first = {name: part[:num_read] for name, part in conversations.items()}
-        try:
-            shown = tokenize_splits(template, first, data, Encoder(tokenizer)).splits[split][:count]
-        except UserError as error:
-            if error.code != "answer-cut" or data.on_too_long == "refuse" or num_read >= num_all:
-                raise
-        else:
-            if len(shown) == count or num_read >= len(conversations[split]):
-                return shown, tokenizer
-        # Rows that are dropped as too long may stand first: then more are read.
-        num_read *= 4
+    if row is None:
+        return list(range(1, rows + 1))
+    try:
+        return parse_numbers(row)
+    except ValueError as error:
+        raise typer.BadParameter(f"--row: {error}") from error
 
 
-def _print_rows(rows: "list[list[TokenPiece]]", places: list[str]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    from kivnun.data.preview import describe_count, plain_text
-
-    console = Console(highlight=False)
-    has_colour = console.is_terminal and not console.no_color
-    for pieces, place in zip(rows, places, strict=True):
-        # A pipe has no width: nothing is folded there.
-        if has_colour:
-            console.print(Text(place, "bold"), _colour(pieces), Text(describe_count(pieces), "italic"), "", sep="\n")
-        else:
-            sys.stdout.write(f"{place}\n{plain_text(pieces)}\n{describe_count(pieces)}\n\n")
-
-
-def _colour(pieces: "list[TokenPiece]") -> "object":
-    """A row for a terminal: trained bold, green and underlined, the prompt dim, a faint bar between tokens."""
-    from rich.text import Text
-
-    from kivnun.data.preview import FIRST_STRONG_ISOLATE, POP_ISOLATE, split_lines
-
-    text = Text()
-    for number, line in enumerate(split_lines(pieces)):
-        text.append("\n" * bool(number) + FIRST_STRONG_ISOLATE)
-        for index, piece in enumerate(line):
-            if index and piece.token_ids:
-                text.append("\u2502", "dim bright_black")
-            style = "bold underline green" if piece.trained else "dim"
-            text.append(piece.text, f"{style} reverse" if piece.is_special else style)
-        text.append(POP_ISOLATE)
-    return text
+def _require_unset(choice: "RowsWanted", what: str, names: Sequence[str]) -> None:
+    """Refuse options that would change nothing."""
+    given = [name for name in names if getattr(choice, name) is not None]
+    if given:
+        options = ", ".join(f"--{name.replace('wanted', 'from')}" for name in given)
+        raise typer.BadParameter(f"{options} belong(s) to {what}; a recipe says how its files are read")
 
 
 def _write_page(path: Path, page: str) -> None:
@@ -128,7 +94,24 @@ def _write_page(path: Path, page: str) -> None:
     sys.stderr.write(f"wrote {path}\n")
 
 
-def _print_json(value: object) -> None:
+def _print_json(rows: "Sequence[ShownRow]") -> None:
     import orjson
 
+    from kivnun.data.token_pieces import count_tokens
+
+    value = [
+        {
+            "row": row.number,
+            "where": row.where,
+            "format": row.format or None,
+            "tokens": count_tokens(row.pieces)[1],
+            "trained_tokens": count_tokens(row.pieces)[0],
+            "characters_per_token": round(row.characters_per_token, 3),
+            "notes": row.notes,
+            "problem": row.problem or None,
+            "pieces": row.pieces,
+            "rejected_pieces": row.rejected,
+        }
+        for row in rows
+    ]
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")

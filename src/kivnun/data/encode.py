@@ -1,11 +1,11 @@
 """Segments of text become token ids, such that a prompt gives the same ids alone as at the start of its row."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
-from kivnun.data.template import Segment
+from kivnun.data.chat import Segment, Turn
 from kivnun.data.tokens import TokenizedRow
 from kivnun.errors import UserError
 from kivnun.models.types import Tokenizer
@@ -28,10 +28,15 @@ class Encoder:
 
     tokenizer: Tokenizer
     _adds_space: bool = field(init=False)
+    _adds_begin: bool = field(init=False)
     _special: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find out whether segments can be encoded one by one, and which texts are tokens of their own."""
+        """Find out how texts begin, whether segments can be encoded one by one, and which texts are tokens."""
+        begins = self.tokenizer.bos_token is not None and self.tokenizer.encode("a")[:1] == [
+            self.tokenizer.bos_token_id
+        ]
+        object.__setattr__(self, "_adds_begin", begins)
         ids = [token for text in _PROBE for token in self.tokenizer.encode(text, add_special_tokens=False)]
         decoded = str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
         object.__setattr__(self, "_adds_space", decoded.lstrip(" ") != "".join(_PROBE))
@@ -60,6 +65,35 @@ class Encoder:
             ids += tokens
             trained += [segment.trained] * len(tokens)
         return TokenizedRow(ids, trained)
+
+    def encode_batch(self, rows: Sequence[Sequence[Segment]]) -> list[TokenizedRow]:
+        """What `encode` gives for each row, with all cores."""
+        encoded = self._encode_texts(rows)
+        made: list[TokenizedRow] = []
+        for row in rows:
+            ids = self._prefix(row)
+            trained = [False] * len(ids)
+            for segment in row:
+                tokens = next(encoded)
+                ids += tokens
+                trained += [segment.trained] * len(tokens)
+            made.append(TokenizedRow(ids, trained))
+        return made
+
+    def count_batch(self, rows: Sequence[Sequence[Segment]]) -> list[list[int]]:
+        """The number of tokens of each segment of each row; a begin-of-text token counts to the first one."""
+        encoded = self._encode_texts(rows)
+        counts: list[list[int]] = []
+        for row in rows:
+            counts.append([len(next(encoded)) for _ in row])
+            if row:
+                counts[-1][0] += len(self._prefix(row))
+        return counts
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that stand alone, with all cores."""
+        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [each.ids for each in encoded]
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a prompt that an answer will follow."""
@@ -90,16 +124,39 @@ class Encoder:
         """Text of generated ids; special tokens are left out."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]], open_turn: bool) -> str:  # noqa: FBT001
-        """The chat template's text of some turns, with a new assistant turn opened or not."""
-        turns = [dict(message) for message in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_turn))
+    def render_chat(self, messages: Sequence[Turn], open_turn: bool, tools: Sequence[Turn] = ()) -> str:  # noqa: FBT001
+        """The chat template's text of some turns and tools, with a new assistant turn opened or not."""
+        # transformers types turns as texts only and tools as dicts of anything.
+        turns = cast("list[dict[str, str]]", [dict(message) for message in messages])
+        given = cast("list[Any]", [dict(tool) for tool in tools]) or None
+        apply = self.tokenizer.apply_chat_template
+        return str(apply(turns, tools=given, tokenize=False, add_generation_prompt=open_turn))
 
     def _prefix(self, segments: Sequence[Segment]) -> list[int]:
         """The begin-of-text token where this tokenizer adds one and the text does not bring it."""
-        bos = self.tokenizer.bos_token
-        adds = bos is not None and self.tokenizer.encode("a")[:1] == [self.tokenizer.bos_token_id]
-        return [cast("int", self.tokenizer.bos_token_id)] if adds and not segments[0].text.startswith(str(bos)) else []
+        brings = bool(segments) and segments[0].text.startswith(str(self.tokenizer.bos_token))
+        return [cast("int", self.tokenizer.bos_token_id)] if self._adds_begin and not brings else []
+
+    def _encode_texts(self, rows: Sequence[Sequence[Segment]]) -> Iterator[list[int]]:
+        """Ids of every segment, in order; each different text is encoded once."""
+        spaced = self._adds_space
+        texts = [(bool(index) and spaced, segment.text) for row in rows for index, segment in enumerate(row)]
+        alone = list(dict.fromkeys(text for continues, text in texts if not continues))
+        known = {(False, text): ids for text, ids in zip(alone, self.encode_texts(alone), strict=True)}
+        behind = list(dict.fromkeys(text for continues, text in texts if continues))
+        known |= {(True, text): ids for text, ids in zip(behind, self._continue_texts(behind), strict=True)}
+        return iter([known[text] for text in texts])
+
+    def _continue_texts(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """What `_continue` gives for each text; nearly all of them stand the first anchor."""
+        anchor = _ANCHORS[0]
+        encoded = self.tokenizer.backend_tokenizer.encode_batch(
+            [anchor + text for text in texts], add_special_tokens=False
+        )
+        for text, each in zip(texts, encoded, strict=True):
+            stands = not any(start < len(anchor) < stop for start, stop in each.offsets)
+            behind = (token for token, (_, stop) in zip(each.ids, each.offsets, strict=True) if stop > len(anchor))
+            yield list(behind) if stands else self._continue(text)
 
     def _begin(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

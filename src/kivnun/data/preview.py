@@ -1,154 +1,151 @@
-"""What a model sees of a row, token by token, and which tokens are trained: pieces, plain text and a page."""
+"""A row as a model sees it: its tokens with what is trained, or the reason why it cannot be trained on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 
-from markupsafe import Markup
-
+from kivnun.data.chat import Segment, render_conversation, render_untrained, row_texts
+from kivnun.data.conversation import Conversation
+from kivnun.data.encode import Encoder
 from kivnun.data.prepare import PreparedRow
+from kivnun.data.template import PromptTemplate, render
+from kivnun.data.token_pieces import CUT_SIGN, TokenPiece, count_tokens, cut_pieces
+from kivnun.data.tokens import TokenizedRow
+from kivnun.errors import UserError
 from kivnun.models.types import Tokenizer
 
-FIRST_STRONG_ISOLATE, POP_ISOLATE = "\u2068", "\u2069"
-NEWLINE_SIGN = "\u23ce"
-BIDI_CONTROLS = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-# Control characters of the data must neither steer the terminal nor turn the reading direction of what follows.
-VISIBLE_SIGNS = (
-    {code: chr(0x2400 + code) for code in range(0x20)}
-    | {0x7F: "\u2421"}
-    | {code: f"<U+{code:04X}>" for code in BIDI_CONTROLS}
-)
-REPLACEMENT = "\ufffd"
+DOCUMENT = "text"
+MAX_SHOWN_TOKENS = 20_000
+# A document may be a whole book; nobody reads more of it here.
+MAX_DOCUMENT_TOKENS = 2_000
+MAX_DOCUMENT_CHARACTERS = 20 * MAX_DOCUMENT_TOKENS
 
 
 @dataclass(frozen=True)
-class TokenPiece:
-    """Text of one token, or of a few that only together give whole characters.
+class ShownRow:
+    """A row as it is shown.
 
     Attributes:
-        text: What it decodes to.
-        trained: Whether it is a target.
-        is_special: Whether it is a special token, such as end of text.
-        token_ids: The tokens.
+        where: Its place, `file:line`.
+        number: Which one of its split it is, from 1.
+        format: What it was read as; "" for a row of a recipe.
+        pieces: The whole row; of a preference row, the one with the preferred answer.
+        rejected: The other answer of a preference row.
+        notes: What to know about it, one line each.
+        problem: Why it cannot be trained on, where it cannot be shown either.
     """
 
-    text: str
-    trained: bool
-    is_special: bool
-    token_ids: tuple[int, ...]
+    where: str
+    number: int
+    format: str = ""
+    pieces: tuple[TokenPiece, ...] = ()
+    rejected: tuple[TokenPiece, ...] = ()
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def characters_per_token(self) -> float:
+        """Of the row's words; special tokens are left out. 0 where there are none."""
+        words = [piece for piece in (*self.pieces, *self.rejected) if not piece.is_special]
+        tokens = sum(len(piece.token_ids) for piece in words)
+        return sum(len(piece.text) for piece in words) / tokens if tokens else 0.0
 
 
-def preview_rows(rows: Iterable[PreparedRow], tokenizer: Tokenizer) -> list[list[TokenPiece]]:
-    """Each row's tokens as pieces of readable text."""
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    return [list(_cut_pieces(row, tokenizer, special)) for row in rows]
+def show_prepared(row: PreparedRow, number: int, tokenizer: Tokenizer) -> ShownRow:
+    """A row of a recipe, as a run trains on it."""
+    return ShownRow(row.conversation.where, number, pieces=tuple(cut_pieces(row.tokens, tokenizer)))
 
 
-def count_tokens(pieces: Sequence[TokenPiece]) -> tuple[int, int]:
-    """Trained tokens and all tokens of a row."""
-    trained = sum(len(piece.token_ids) for piece in pieces if piece.trained)
-    return trained, sum(len(piece.token_ids) for piece in pieces)
+def show_conversation(conversation: Conversation, number: int, format_name: str, shown_by: "Shower") -> ShownRow:
+    """A row of any data, as it would be trained on; one that cannot be is shown with the reason."""
+    row = ShownRow(conversation.where, number, format_name)
+    try:
+        segments, other = _write_row(_shorten(conversation, format_name), format_name, shown_by.encoder)
+    except UserError as error:
+        return replace(row, problem=error.problem.removeprefix(f"{conversation.where}: "))
+    tokens = shown_by.encoder.encode(segments)
+    pieces = shown_by.cut(tokens, is_document=format_name == DOCUMENT)
+    if conversation.desirable is False:
+        pieces = [replace(piece, trained=False, rejected=piece.trained) for piece in pieces]
+    rejected: list[TokenPiece] = []
+    if other:
+        pieces_of_other = shown_by.cut(shown_by.encoder.encode(other))
+        rejected = [replace(piece, trained=False, rejected=True) for piece in pieces_of_other if piece.trained]
+    notes = tuple(_describe_row(conversation, format_name, len(tokens.input_ids), shown_by))
+    return replace(row, pieces=tuple(pieces), rejected=tuple(rejected), notes=notes)
 
 
-def describe_count(pieces: Sequence[TokenPiece]) -> str:
-    """The line under a row: `12 of 41 tokens are trained`."""
-    trained, total = count_tokens(pieces)
-    return f"{trained} of {total} tokens are trained"
+@dataclass(frozen=True)
+class Shower:
+    """What rows are shown with.
+
+    Attributes:
+        encoder: The model's tokenizer.
+        context: Tokens that the model reads at once; None where it is not known.
+    """
+
+    encoder: Encoder
+    context: int | None
+
+    def cut(self, tokens: TokenizedRow, *, is_document: bool = False) -> list[TokenPiece]:
+        """The pieces of a row, with a mark on those beyond the context; a document goes on in its next window."""
+        most = MAX_DOCUMENT_TOKENS if is_document else MAX_SHOWN_TOKENS
+        pieces: list[TokenPiece] = []
+        stop = 0
+        for piece in cut_pieces(TokenizedRow(tokens.input_ids[:most], tokens.trained[:most]), self.encoder.tokenizer):
+            stop += len(piece.token_ids)
+            fits = is_document or self.context is None or stop <= self.context
+            pieces.append(piece if fits else replace(piece, fits=False))
+        return pieces
 
 
-def split_lines(pieces: Sequence[TokenPiece]) -> list[list[TokenPiece]]:
-    """Lines as they are shown: cut behind every newline, which shows as a sign like every control character."""
-    lines: list[list[TokenPiece]] = [[]]
-    for piece in pieces:
-        for number, part in enumerate(piece.text.split("\n")):
-            if number:
-                end = replace(piece, text=NEWLINE_SIGN, token_ids=())
-                lines[-1].append(end)
-                lines.append([])
-            if part:
-                lines[-1].append(replace(piece, text=part.translate(VISIBLE_SIGNS)))
-    return lines if lines[-1] else lines[:-1]
+def _write_row(
+    conversation: Conversation, format_name: str, encoder: Encoder
+) -> tuple[Sequence[Segment], Sequence[Segment]]:
+    """The segments of a row, and of a preference row with its other answer."""
+    if format_name == DOCUMENT:
+        return render(conversation, PromptTemplate("document"), end=encoder.end, render_chat=encoder.render_chat), ()
+    if not any(message.trained for message in conversation.messages):
+        return [Segment(render_untrained(conversation, encoder.render_chat), trained=False)], ()
+    segments = render_conversation(conversation, encoder.render_chat)
+    if conversation.rejected is None:
+        return segments, ()
+    messages = (*conversation.messages[:-1], replace(conversation.rejected, trained=True))
+    return segments, render_conversation(replace(conversation, messages=messages), encoder.render_chat)
 
 
-def plain_text(pieces: Sequence[TokenPiece]) -> str:
-    """A row without colour: trained text stands between ⟦ and ⟧, each line reads in its own direction."""
-    lines = []
-    for line in split_lines(pieces):
-        groups = [(trained, "".join(piece.text for piece in part)) for trained, part in groupby(line, _is_trained)]
-        text = "".join(f"\u27e6{text}\u27e7" if trained else text for trained, text in groups)
-        lines.append(FIRST_STRONG_ISOLATE + text + POP_ISOLATE)
-    return "\n".join(lines)
+def _shorten(conversation: Conversation, format_name: str) -> Conversation:
+    """A document without what nobody would read; other rows stay whole."""
+    (first, *others) = conversation.messages
+    if format_name != DOCUMENT or len(first.content) <= MAX_DOCUMENT_CHARACTERS:
+        return conversation
+    return replace(conversation, messages=(replace(first, content=first.content[:MAX_DOCUMENT_CHARACTERS]), *others))
 
 
-def preview_page(rows: Sequence[Sequence[TokenPiece]], places: Sequence[str], title: str) -> str:
-    """A self-contained HTML page of some rows; `places` says where each row stands."""
-    cards = Markup("\n").join(
-        Markup("<section><h2><bdi>{}</bdi></h2>\n{}\n<p>{}</p></section>").format(
-            place, Markup("\n").join(map(_html_line, split_lines(pieces))), describe_count(pieces)
-        )
-        for pieces, place in zip(rows, places, strict=True)
-    )
-    return str(_PAGE.format(title=title, cards=cards))
+def _describe_row(conversation: Conversation, format_name: str, num_tokens: int, shown_by: Shower) -> Iterator[str]:
+    """What to know about a row."""
+    is_document, context = format_name == DOCUMENT, shown_by.context
+    is_shortened = is_document and len(conversation.answer) > MAX_DOCUMENT_CHARACTERS
+    if context is not None and num_tokens > context:
+        tokens = f"{'more than ' * is_shortened}{num_tokens:,} tokens, and the model reads {context:,} at once"
+        yield f"{tokens}: {'cut into windows' if is_document else f'{CUT_SIGN} marks where the row would be cut'}"
+    most = MAX_DOCUMENT_TOKENS if is_document else MAX_SHOWN_TOKENS
+    if num_tokens > most:
+        yield f"the first {most:,} tokens are shown"
+    if conversation.desirable is not None:
+        yield f"label: {'desirable' if conversation.desirable else 'undesirable, to be avoided and not learnt'}"
+    if not any(message.trained for message in conversation.messages):
+        yield "no turn is trained" + ("" if conversation.messages[-1].role == "assistant" else ": a prompt only")
+    end = shown_by.encoder.end
+    for name, text in row_texts(conversation):
+        # Running text may hold turns that are written out, but not the sign that ends a document.
+        special = [sign for sign in shown_by.encoder.special_texts(text) if not is_document or sign == end]
+        if special:
+            yield f"{name} holds the special token {', '.join(special)}: training refuses the row"
 
 
-def _is_trained(piece: TokenPiece) -> bool:
-    return piece.trained
-
-
-def _cut_pieces(row: PreparedRow, tokenizer: Tokenizer, special: set[int]) -> Iterator[TokenPiece]:
-    """Tokens merged until they decode to whole characters, never across the border of what is trained."""
-    ids, trained = row.tokens.input_ids, row.tokens.trained
-    before: list[int] = []
-    start = 0
-    for index, token in enumerate(ids):
-        run = ids[start : index + 1]
-        # Decoding behind the piece before keeps the spaces that a decoder drops at the beginning of a text.
-        text = _decode(tokenizer, before + run)[len(_decode(tokenizer, before)) :]
-        borders = index + 1 == len(ids) or trained[index + 1] != trained[index] or ids[index + 1] in special
-        if text.endswith(REPLACEMENT) and not borders:
-            continue
-        yield TokenPiece(text, trained[index], token in special, tuple(run))
-        before, start = run, index + 1
-
-
-def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def _html_line(line: Sequence[TokenPiece]) -> Markup:
-    parts = []
-    for trained, part in groupby(line, _is_trained):
-        tokens = (
-            Markup('<span class="{}" title="{}">{}</span>').format(
-                "special" if piece.is_special else "token", " ".join(map(str, piece.token_ids)), piece.text
-            )
-            for piece in part
-        )
-        parts.append(Markup("<{0}>{1}</{0}>").format("ins" if trained else "span", Markup("").join(tokens)))
-    return Markup('<div dir="auto">{}</div>').format(Markup("").join(parts))
-
-
-_PAGE = Markup("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --dim: light-dark(#5c5c5c, #a8a8a8); --trained: light-dark(#0a6b2d, #6fdc8c) }}
-body {{ font: 1rem/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
-h2 {{ font-size: 1rem; margin: 2rem 0 .5rem }}
-section div {{ white-space: pre-wrap; overflow-wrap: anywhere }}
-section div {{ font-family: ui-monospace, monospace; color: var(--dim) }}
-ins {{ color: var(--trained); font-weight: bold; text-decoration: underline; text-underline-offset: .2em }}
-.token:hover, .special {{ outline: 1px dotted var(--dim); outline-offset: -1px }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p><ins>Bold and underlined</ins> text is trained; the rest is only read. Outlined text is a special token. A pointer on
-a token shows its number.</p>
-{cards}
-</body>
-</html>
-""")
+def describe_count(row: ShownRow) -> str:
+    """The line under a row: `12 of 41 tokens are trained, 3.2 characters a token`."""
+    trained, total = count_tokens(row.pieces)
+    rejected = count_tokens(row.rejected)[1]
+    more = f", {rejected} of the rejected answer" if rejected else ""
+    return f"{trained} of {total} tokens are trained{more}, {row.characters_per_token:.1f} characters a token"

@@ -6,14 +6,14 @@ Two kinds exist. `text`: a prompt text and an answer text with fields in braces,
 
 import json
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import orjson
-from jinja2 import TemplateError
 
+from kivnun.data.chat import RenderChat, Segment, render_conversation
 from kivnun.data.conversation import Conversation, Message
 from kivnun.data.sources import shorten
 from kivnun.errors import UserError
@@ -25,19 +25,6 @@ TEMPLATE_NAME = "template.json"
 TURN_KEYS = ("role", "content", "weight")
 MESSAGES_HINT = 'write {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 ROLES = ("system", "developer", "user", "assistant", "tool")
-
-RenderChat = Callable[[Sequence[Mapping[str, str]], bool], str]
-"""Messages and whether a new assistant turn is opened -> text; the tokenizer's chat template."""
-
-OPEN, CLOSED = True, False
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of a row's text that is trained or not."""
-
-    text: str
-    trained: bool
 
 
 @dataclass(frozen=True)
@@ -173,45 +160,14 @@ def render(conversation: Conversation, template: PromptTemplate, *, end: str, re
         render_chat: The tokenizer's chat template.
 
     Raises:
-        UserError: `messages-invalid` where the chat template refuses the turns, or rewrites earlier ones, so that no
-            prefix of the conversation is what the model would see when it is used.
+        UserError: As for `render_conversation`.
     """
     if template.kind == "document":
         return [Segment(end, trained=False), Segment(conversation.answer + end, trained=True)]
     if template.kind == "text":
         prompt, answer = conversation.messages
         return [Segment(prompt.content, trained=False), Segment(answer.content + end, trained=True)]
-    try:
-        return _render_turns(conversation, render_chat)
-    except TemplateError as error:
-        raise UserError(
-            "messages-invalid",
-            f"{conversation.where}: the model's chat template refuses the turns: {error}",
-            hint="order and name the turns as this model expects them",
-        ) from error
-
-
-def _render_turns(conversation: Conversation, render_chat: RenderChat) -> list[Segment]:
-    segments: list[Segment] = []
-    done = ""
-    turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
-    for index, message in enumerate(conversation.messages):
-        if not message.trained:
-            continue
-        opened, closed = render_chat(turns[:index], OPEN), render_chat(turns[: index + 1], CLOSED)
-        if not (opened.startswith(done) and closed.startswith(opened)):
-            raise UserError(
-                "messages-invalid",
-                f"{conversation.where}: the model's chat template changes earlier turns when turn {index + 1} is added",
-                hint="train on the last turn only: set weight 0 on the earlier assistant messages",
-            )
-        answer = closed[len(opened) :]
-        # What a template writes between turns stands behind the end-of-turn token, and nobody has to learn it.
-        body = answer.rstrip()
-        segments += [Segment(opened[len(done) :], trained=False), Segment(body, trained=True)]
-        segments += [Segment(answer[len(body) :], trained=False)] if body != answer else []
-        done = closed
-    return segments
+    return render_conversation(conversation, render_chat)
 
 
 def read_messages(value: object, where: str) -> tuple[Message, ...]:
