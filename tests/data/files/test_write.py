@@ -187,3 +187,8 @@ def test_a_name_that_says_nothing_and_a_folder_that_is_not_there_are_errors(here
     (here / "a.jsonl").mkdir()
     assert refusal(lambda: write("a.jsonl", ROWS)).code == "file-unwritable"
     assert [path.name for path in here.iterdir()] == ["a.jsonl"]
+
+
+def test_true_among_numbers_does_not_become_one(here: Path) -> None:
+    write("a.parquet", [{"a": 1.5}, {"a": True}])
+    assert [row["a"] for row in fields_in(read_all("a.parquet"))] == ["1.5", "true"]
