@@ -105,7 +105,10 @@ _FILES = {
     "csv-quote": _error(
         "syntax", "A quote is opened and never closed, or stands inside a cell.", "double quotes in cells"
     ),
-    "csv-header": _error("syntax", "Column names are empty or stand twice.", "name every column in the first line"),
+    "csv-header": _error("syntax", "A column name stands twice, or no column has one.", "name every column once"),
+    "csv-unnamed-column": _warning(
+        "syntax", "A column has no name and is called by its number: column_1, ...", "name it in the first line"
+    ),
     "csv-no-header": _note(
         "syntax",
         "The first line looks like a row, so that the columns are named column_1, column_2, ...",
@@ -242,6 +245,9 @@ _ROWS = {
     "leak-large": _error(
         "rows", "More than one test row in twenty stands in train: scores on it mean little.", "take them out of train"
     ),
+    "leak-validation": _warning(
+        "rows", "Inputs of the validation rows stand in the training rows.", "take them out of one"
+    ),
     "leak-near": _warning("rows", "Test rows are nearly the same as training rows.", "take them out of one"),
     "label-imbalance": _warning("labels", "Labels are very unequal in number.", "run `kivnun repair balance`"),
     "label-rare": _warning("labels", "A label has very few rows.", "add rows, or join labels"),
@@ -258,6 +264,9 @@ _ROWS = {
     "split-missing": _note("size", "No test rows: nothing to measure on.", "run `kivnun split`, or let a recipe cut"),
 }
 _HOSTED = {
+    "hosted-format": _error(
+        "hosted", "A hosted service does not take this kind of file or rows.", "run `kivnun convert`, to JSONL"
+    ),
     "hosted-rows": _error("hosted", "A hosted service refuses a file with so few or many rows.", "add or remove rows"),
     "hosted-size": _error("hosted", "A file is larger than a hosted service takes.", "cut it, or use its upload parts"),
     "hosted-length": _error("hosted", "A row is longer than a hosted service reads.", "shorten the row"),
