@@ -12,6 +12,7 @@ from kivnun.data.formats import FORMATS
 from kivnun.data.rows import Row
 from kivnun.enrichment.asking import ask_examples, ask_paraphrases, read_answer
 from kivnun.enrichment.enrich import EnrichOptions, EnrichResult, enrich, plan_questions
+from kivnun.enrichment.rows import EnrichRows, read_enrich_rows
 from kivnun.enrichment.writers import endpoint_writer, local_writer
 from kivnun.errors import UserError
 
@@ -38,7 +39,8 @@ def make(
         endpoint.url, "any", key_variable="TEST_KEY", temperature=0.5, max_new_tokens=100, parallel=2
     )
     chosen = EnrichOptions(**options)  # type: ignore[arg-type]
-    return enrich(ROWS, held_out or [], writer, chosen, out=folder / "out.jsonl", chosen=OPENAI_CHAT)
+    read = EnrichRows(tuple(ROWS), (), tuple(held_out or []), OPENAI_CHAT, ())
+    return enrich(read, writer, chosen, out=folder / "out.jsonl")
 
 
 def texts_in(path: Path) -> list[str]:
@@ -135,6 +137,18 @@ def test_the_same_call_again_asks_nothing_and_writes_the_same(endpoint: Endpoint
     result = make(endpoint, tmp_path)
     assert (len(endpoint.requests), result.remembered) == (asked, 3)
     assert (tmp_path / "out.jsonl").read_bytes() == first
+
+
+def test_rows_that_were_there_stay_as_they_stand_in_their_file(endpoint: Endpoint, tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("id,text,label\n7,I liked the film very much,1\n", "utf-8")
+    endpoint.reply = lambda _request: '["The film pleased me a great deal"]'
+    writer = endpoint_writer(endpoint.url, "any", key_variable="K", temperature=0, max_new_tokens=9, parallel=1)
+    read = read_enrich_rows(str(tmp_path / "reviews.csv"))
+    enrich(read, writer, EnrichOptions(number=1), out=tmp_path / "more.csv")
+    lines = (tmp_path / "more.csv").read_text("utf-8").splitlines()
+    assert lines[0].split(",") == ["id", "text", "label"]
+    assert lines[1] == "7,I liked the film very much,1"
+    assert lines[2].endswith("The film pleased me a great deal,1")
 
 
 def test_a_half_written_answer_is_asked_again(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def check(
     header: Annotated[
         bool | None, typer.Option("--header/--no-header", help="Whether tables begin with column names.")
     ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="How texts are encoded; else UTF-8, or what a mark says.", show_default=False)
+    ] = None,
     service: Annotated[
         Literal["openai", "azure", "gemini"] | None,
         typer.Option("--for", help="A hosted service whose limits count too.", show_default=False),
@@ -63,7 +66,7 @@ def check(
         wanted=wanted,
         prompt=prompt,
         answer=answer,
-        read=ReadOptions(header=header),
+        read=ReadOptions(header=header, encoding=encoding),
         service=service,
         near=near,
         ignore=frozenset(ignore or []),
@@ -162,28 +165,27 @@ def _check_recipe(path: Path, options: "CheckOptions", model: str | None, max_se
 
 
 def _write_files(report: "CheckReport", sarif: Path | None, html: Path | None) -> None:
-    import orjson
-
     from kivnun.cli.files import write_named
+    from kivnun.cli.output import tell, to_json
 
     if sarif is not None:
         from kivnun.data.checks.sarif import make_sarif
 
-        text = orjson.dumps(make_sarif(report, root=Path.cwd()), option=orjson.OPT_INDENT_2).decode() + "\n"
+        text = to_json(make_sarif(report, root=Path.cwd()))
         is_log = sarif.name.lower().endswith((".sarif", ".sarif.json"))
         write_named(sarif, text, may_replace=is_log, hint="only a log is overwritten: name a file that ends in .sarif")
-        sys.stderr.write(f"wrote {sarif}\n")
+        tell(f"wrote {sarif}")
     if html is not None:
         from kivnun.data.checks.page import render_page
 
         is_page = html.suffix.lower() in {".html", ".htm"}
         hint = "only a page is overwritten: name a file that ends in .html"
         write_named(html, render_page(report), may_replace=is_page, hint=hint)
-        sys.stderr.write(f"wrote {html}\n")
+        tell(f"wrote {html}")
 
 
 def _print_json(report: "CheckReport", *, strict: bool) -> None:
-    import orjson
+    from kivnun.cli.output import to_json
 
     value = {**report.to_json(), "exit_status": report.exit_status(strict=strict)}
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+    sys.stdout.write(to_json(value))

@@ -105,7 +105,7 @@ def _run(read: "EnrichRows", writer: "Writer", options: "EnrichOptions", out: Pa
             progress.update(task, completed=done, total=total, words=f"{kept:,} rows kept")
 
         try:
-            return enrich_rows(read.rows, read.held_out, writer, options, out=out, chosen=read.format, show=show)
+            return enrich_rows(read, writer, options, out=out, show=show)
         except KeyboardInterrupt:
             sys.stderr.write("interrupted; answers so far are kept, and the same command goes on from here\n")
             raise

@@ -29,7 +29,8 @@ class Ledger:
         self.dropped: Counter[str] = Counter()
         self._to = to
         self._drop_extra = drop_extra
-        self._problems: list[Finding] = []
+        self._faults: list[Finding] = []
+        self._losses_found: list[Finding] = []
         self._num_problems: Counter[str] = Counter()
         self._num_bad_rows = 0
         self._num_only_keys = 0
@@ -76,16 +77,19 @@ class Ledger:
         Raises:
             UserError: `format-loss`, or `data-malformed` where rows cannot even be read, or `data-empty`.
         """
-        details = [f"{finding.where}: {finding.message}" for finding in self._problems]
-        total = self._num_problems.total()
+        # What cannot be read comes first: a single broken line among thousands of losses must be seen.
+        shown = [*self._faults, *self._losses_found][:SHOWN_PROBLEMS]
+        details = [f"{finding.where}: {finding.message}" for finding in shown]
+        total, num_losses = self._num_problems.total(), self._num_problems["format-loss"]
         if total > len(details):
             details.append(f"... and {total - len(details):,} more")
         if not self.num_rows and total == self._num_problems["file-empty"]:
             raise UserError("data-empty", f"{name}: no rows", hint="check that the file is the one you meant")
-        if total > self._num_problems["format-loss"]:
+        if total > num_losses:
+            lost = f", and {num_losses:,} thing(s) would be lost as `{self._to.name}`" if num_losses else ""
             raise UserError(
                 "data-malformed",
-                f"{name}: {total:,} problem(s) in {self.num_rows:,} row(s); nothing was written",
+                f"{name}: {total - num_losses:,} problem(s) in {self.num_rows:,} row(s){lost}; nothing was written",
                 details=details,
                 hint="mend these rows or take them out; `kivnun check` tells more of them",
             )
@@ -122,7 +126,7 @@ class Ledger:
     def _count_dropped(
         self, conversation: Conversation, kept: Conversation, fields: Mapping[str, object]
     ) -> Mapping[str, object]:
-        self.dropped.update(conversation.extra.keys() - kept.extra.keys())
+        self.dropped.update(key for key in conversation.extra if key not in kept.extra)
         return fields
 
     def _find_lost_keys(self, conversation: Conversation) -> set[str]:
@@ -151,4 +155,7 @@ class Ledger:
 
     def _refuse_later(self, findings: Sequence[Finding]) -> None:
         self._num_problems.update(finding.code for finding in findings)
-        self._problems += findings[: SHOWN_PROBLEMS - len(self._problems)]
+        for finding in findings:
+            kept = self._losses_found if finding.code == "format-loss" else self._faults
+            if len(kept) < SHOWN_PROBLEMS:
+                kept.append(finding)

@@ -11,7 +11,6 @@ import orjson
 
 from kivnun.data.conversation import Conversation
 from kivnun.data.files.write import open_writer
-from kivnun.data.formats.base import Format
 from kivnun.enrichment.answers import AnswerFile, question_key
 from kivnun.enrichment.asking import (
     Candidate,
@@ -23,6 +22,7 @@ from kivnun.enrichment.asking import (
     read_answer,
 )
 from kivnun.enrichment.judge import Judge
+from kivnun.enrichment.rows import EnrichRows
 from kivnun.enrichment.writers import Writer
 from kivnun.errors import UserError
 from kivnun.runs import write_atomic
@@ -107,13 +107,11 @@ def plan_questions(rows: Sequence[Conversation], options: EnrichOptions) -> list
 
 
 def enrich(
-    rows: Sequence[Conversation],
-    held_out: Sequence[Conversation],
+    read: EnrichRows,
     writer: Writer,
     options: EnrichOptions,
     *,
     out: Path,
-    chosen: Format,
     show: Show = lambda _done, _all, _kept: None,
 ) -> EnrichResult:
     """Write new rows behind the rows that are there, and `OUT.origins.jsonl` with the origin of each.
@@ -121,19 +119,18 @@ def enrich(
     Answers are kept in `OUT.answers.jsonl` as they come: after Ctrl-C or a failure the same call asks only the rest.
 
     Args:
-        rows: The rows.
-        held_out: Test and validation rows: nothing like them is kept.
+        read: The rows, and those that are held out: nothing like them is kept.
         writer: Who is asked.
         options: What is made.
         out: The file; its ending chooses the layout.
-        chosen: The format that rows are written in.
         show: Takes progress.
 
     Raises:
         UserError: `enrich-nothing`, `endpoint-failed`, or what `open_writer` refuses.
     """
+    rows = read.rows
     questions = plan_questions(rows, options)
-    judge = Judge(rows, held_out, options.labels)
+    judge = Judge(rows, read.held_out, options.labels)
     kept: list[Candidate] = []
     refused: Counter[str] = Counter()
     offered = 0
@@ -151,9 +148,9 @@ def enrich(
                 else:
                     refused[reason] += 1
             show(number, len(questions), len(kept))
-    old = [] if options.only_new else list(rows)
-    _write(out, [*old, *(candidate.conversation for candidate in kept)], chosen)
-    _write_origins(out, kept, writer, first_row=len(old) + 1)
+    num_old = 0 if options.only_new else len(rows)
+    _write(out, read, [candidate.conversation for candidate in kept], with_old=not options.only_new)
+    _write_origins(out, kept, writer, first_row=num_old + 1)
     unfit = sum(not can_be_asked(row) for row in rows)
     counts = {reason: count for reason, count in refused.most_common() if count}
     return EnrichResult(len(rows), unfit, len(questions), remembered, offered, len(kept), counts)
@@ -188,12 +185,16 @@ def _ask_all(
             raise
 
 
-def _write(out: Path, rows: Sequence[Conversation], chosen: Format) -> None:
-    if chosen.write is None:
-        raise AssertionError(f"format {chosen.name} is only read")
+def _write(out: Path, read: EnrichRows, new: Sequence[Conversation], *, with_old: bool) -> None:
+    write = read.format.write
+    if write is None:
+        raise AssertionError(f"format {read.format.name} is only read")
     with open_writer(out) as writer:
-        for row in rows:
-            writer.write(chosen.write(row))
+        if with_old:
+            for fields in read.fields or map(write, read.rows):
+                writer.write(fields)
+        for row in new:
+            writer.write(write(row))
 
 
 def _write_origins(out: Path, kept: Sequence[Candidate], writer: Writer, *, first_row: int) -> None:

@@ -1,6 +1,6 @@
 """The rows that are enriched, those that are held out, and the format that they are written in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kivnun.data.conversation import Conversation
@@ -9,6 +9,8 @@ from kivnun.data.files.find import find_data
 from kivnun.data.findings import RowError
 from kivnun.data.formats import FORMATS, Detection, detect_format
 from kivnun.data.formats.base import Format
+from kivnun.data.formats.columns import COLUMNS, columns_format, recognise_columns
+from kivnun.data.rows import Row
 from kivnun.data.sources import first_problems, read_data_file
 from kivnun.errors import UserError
 
@@ -22,12 +24,15 @@ class EnrichRows:
 
     Attributes:
         rows: Training rows.
+        fields: The same rows as they stand in their files, where new rows can be written with the same fields; else
+            none, and they are written anew in `format`.
         held_out: Validation and test rows.
-        format: The format to write: that of the first training file, or OpenAI's where that one is only read.
+        format: The format to write: that of the training rows, or OpenAI's where that one is only read.
         notes: What each file was taken for, and why.
     """
 
     rows: tuple[Conversation, ...]
+    fields: tuple[Mapping[str, object], ...]
     held_out: tuple[Conversation, ...]
     format: Format
     notes: tuple[str, ...]
@@ -56,24 +61,44 @@ def read_enrich_rows(
     rows: list[Conversation] = []
     held_out: list[Conversation] = []
     notes: list[str] = []
+    fields: list[Mapping[str, object]] = []
     chosen: Format | None = None
+    names: set[str] = set()
     for part, is_held_out in [(name, False), *((other, True) for other in against)]:
         for file in find_data(part).files:
-            detection, read = _read(file, wanted, prompt, answer)
+            detection, raw, read = _read(file, wanted, prompt, answer)
             notes.append(f"{file.path}: {len(read):,} rows of {detection.format.name} ({detection.why}); {file.why}")
             if is_held_out or file.split != "train":
                 held_out += read
             else:
                 rows += read
-                chosen = chosen or detection.format
-    if chosen is None or chosen.write is None:
+                fields += [row.fields for row in raw]
+                names.add(detection.format.name)
+                chosen = chosen or _named_columns(detection.format, raw)
+    is_kept = len(names) == 1 and chosen is not None and chosen.write is not None and not _is_joined(chosen)
+    if chosen is None or chosen.write is None or len(names) > 1:
         chosen = FORMATS[OTHERWISE]
-    return EnrichRows(tuple(rows), tuple(held_out), chosen, tuple(notes))
+    return EnrichRows(tuple(rows), tuple(fields) if is_kept else (), tuple(held_out), chosen, tuple(notes))
+
+
+def _named_columns(chosen: Format, rows: Sequence[Row]) -> Format:
+    """The format that writes a table's own column names where it has two that are a known pair and nothing between."""
+    pair = recognise_columns(rows[0].fields) if chosen is COLUMNS else None
+    return columns_format(*pair) if pair is not None and not _has_context(rows[0]) else chosen
+
+
+def _has_context(row: Row) -> bool:
+    return any(name.strip().casefold() in {"context", "הקשר"} for name in row.fields)
+
+
+def _is_joined(chosen: Format) -> bool:
+    """Whether several columns became one text, so that new rows cannot have the columns of the old ones."""
+    return chosen is COLUMNS
 
 
 def _read(
     file: DataFile, wanted: str | None, prompt: str | None, answer: str | None
-) -> tuple[Detection, list[Conversation]]:
+) -> tuple[Detection, list[Row], list[Conversation]]:
     rows = read_data_file(file)
     detection = detect_format(rows[:SAMPLE_ROWS], wanted=wanted, prompt=prompt, answer=answer)
     read: list[Conversation] = []
@@ -90,4 +115,4 @@ def _read(
             details=first_problems(problems),
             hint=f"`kivnun check {file.path}` shows all of them",
         )
-    return detection, read
+    return detection, rows, read

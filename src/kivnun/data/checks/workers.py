@@ -12,6 +12,8 @@ from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import Self, TypeVar
 
+from kivnun.errors import UserError
+
 BLOCKS_PER_WORKER = 2
 
 Task = TypeVar("Task")
@@ -44,7 +46,7 @@ class Workers:
         """Results in the order of the tasks; a task is only taken when a process will soon be free for it.
 
         Raises:
-            MemoryError: If a process ended too early: the system kills one when memory runs out.
+            UserError: `memory-full` if a process ended too early: the system kills one when memory runs out.
         """
         if self._pool is None:
             # `spawn`, since a fork of a process with threads (numpy, pyarrow, tokenizers) may hang.
@@ -59,7 +61,11 @@ class Workers:
             while under_way:
                 yield under_way.popleft().result()
         except BrokenProcessPool as error:
-            raise MemoryError("a worker process ended before its work was done; is memory running out?") from error
+            raise UserError(
+                "memory-full",
+                "a worker process was ended before its work was done, most likely because memory ran out",
+                hint="close other programs, or check the files one by one",
+            ) from error
 
 
 @contextmanager

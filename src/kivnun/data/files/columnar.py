@@ -53,9 +53,11 @@ def _read_rows(path: Path, read_batches: Callable[[IO[bytes]], Iterator["RecordB
     try:
         with _open_unpacked(path) as file:
             for batch in read_batches(file):
+                # A damaged file may name places outside of itself, which would be read.
+                batch.validate(full=True)
                 for number, fields in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 - counts on
                     yield Row({name: drop_nulls(value) for name, value in fields.items()}, str(path), number)
-    except (ArrowException, ValueError, OverflowError, OSError, UnreadableError) as error:
+    except (ArrowException, ValueError, OverflowError, MemoryError, OSError, UnreadableError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         said = f"cannot be read: {reason}" if number == 0 else f"cannot be read behind row {number}: {reason}"
         yield Finding("file-unreadable", str(path), 0, said)

@@ -51,8 +51,8 @@ def read_columns(files: Mapping[str, Path], encoding: str | None) -> Iterator[Ro
     for source in sources.values():
         yield from source.take_findings()
     if len(set(counts.values())) > 1:
-        for name, path in files.items():
-            yield Finding("columns-unequal", str(path), 0, f"{counts[name]} lines ({name})")
+        said = ", ".join(f"{path.name} ({name}) has {counts[name]:,}" for name, path in files.items())
+        yield Finding("columns-unequal", first, 0, f"lines that go together differ in number: {said}")
 
 
 def _read_lines(source: TextSource) -> Iterator[str | Finding]:

@@ -3,6 +3,7 @@
 import codecs
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from kivnun.data.files.unpack import CHUNK_BYTES, UnreadableError, stream_bytes
@@ -66,13 +67,13 @@ class TextSource:
         if mark and encoding == "utf-8":
             self._find("encoding-bom", 1, "the file begins with a UTF-8 byte-order mark, which is skipped")
         if self._encoding is not None:
-            encoding = self._encoding
+            encoding = _choose_form(find_encoding(self._encoding), encoding)
         elif encoding != "utf-8":
             self._find("encoding-utf16", 1, f"the file is {encoding.upper()}, not UTF-8")
         rest = _chain(first[len(mark) :], chunks)
         if encoding == CESU:
             yield from _join_surrogates(rest)
-        elif _is_utf8(encoding):
+        elif encoding == "utf-8":
             yield from rest
         else:
             yield from self._transcode(rest, encoding)
@@ -89,6 +90,9 @@ class TextSource:
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")
             self._end("encoding-not-utf8", line, f"byte 0x{error.object[error.start]:02x} is not {encoding.upper()}")
+        except UnicodeError as error:
+            # UTF-7 and the escapes of programming languages can spell half of a surrogate pair.
+            self._end("encoding-not-utf8", line, f"cannot be read as {encoding.upper()}: {error}")
 
     def _find(self, code: str, line: int, message: str) -> None:
         self.findings.append(Finding(code, str(self.path), line, message))
@@ -189,15 +193,33 @@ def _can_decode(data: bytes, encoding: str) -> bool:
     return True
 
 
-def _is_utf8(encoding: str) -> bool:
+def find_encoding(name: str) -> str:
+    """The usual name of an encoding of texts.
+
+    Raises:
+        UserError: `data-encoding`, if there is none of this name.
+    """
+    if name.lower() == CESU:
+        return CESU
     try:
-        return codecs.lookup(encoding).name == "utf-8"
-    except LookupError as error:
+        found = codecs.lookup(name).name
+        # Python has some, such as hex, that do not give texts.
+        with suppress(UnicodeError):
+            b"a".decode(found)
+    except (LookupError, ValueError) as error:
         raise UserError(
             "data-encoding",
-            f"there is no encoding {encoding!r}",
+            f"there is no encoding {name!r}",
             hint="use a name such as utf-8, cp1255, latin-1 or utf-16",
         ) from error
+    return found
+
+
+def _choose_form(asked: str, found: str) -> str:
+    """UTF-16 and UTF-32 do not say which byte comes first: the file's beginning does, or else it is the low one."""
+    if asked not in ("utf-16", "utf-32"):
+        return asked
+    return found if found.startswith(asked) else f"{asked}-le"
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from kivnun.errors import UserError
 
 __all__ = ["DataFile", "DataSet", "Split", "describe_file", "find_data"]
 
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?")
 
 
 def find_data(name: str, *, revision: str | None = None) -> DataSet:

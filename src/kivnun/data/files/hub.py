@@ -21,14 +21,17 @@ def fetch_data(name: str, revision: str | None) -> Found:
     """Fetch the data files of a data set on the hub.
 
     Args:
-        name: `org/name`, or `org/name:configuration` where it has several.
-        revision: Commit, branch or tag; None is the newest.
+        name: `org/name`, `org/name:configuration` where it has several, and `@revision` behind it for another one than
+            the newest.
+        revision: Commit, branch or tag, in place of the one in the name.
 
     Raises:
         UserError: `data-missing`, or `data-format` where it has no files that can be read or the configuration is not
             clear.
     """
-    repo_id, _, config = name.partition(":")
+    plain, _, named = name.partition("@")
+    repo_id, _, config = plain.partition(":")
+    revision = revision or named or None
     folder = _download(repo_id, revision, [CARD_NAME])
     parts = choose_parts(folder / CARD_NAME, repo_id, config)
     patterns = [pattern for part in parts for pattern in part.patterns] or _ALL_DATA
@@ -39,7 +42,7 @@ def fetch_data(name: str, revision: str | None) -> Found:
         raise UserError(
             "data-format",
             f"{name}: no data files on the hub; scripts are not run",
-            hint=f"name a revision with files: --revision {_CONVERTED} is what the hub makes of most data sets",
+            hint=f"name a revision with files: {plain}@{_CONVERTED} is what the hub makes of most data sets",
         )
     return [_place(file, folder, parts) for file in files], notes
 

@@ -11,6 +11,7 @@ from kivnun.data.files.encoding import TextSource, describe_bad_bytes
 from kivnun.data.findings import Finding
 from kivnun.data.rows import Row
 
+_UNCLOSED = "a quote is opened here and never closed"
 _SAMPLE_ROWS = 1000
 _MAX_CELL_CHARACTERS = 64 << 20
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
@@ -123,7 +124,7 @@ def _read_csv_records(source: TextSource) -> Iterator[Record | Finding]:
             yield from bad
             bad.clear()
             if not source.broken:
-                yield Finding("csv-quote", file, line, str(error))
+                yield Finding("csv-quote", file, line, _UNCLOSED if "unexpected end" in str(error) else str(error))
             continue
         if bad:
             yield from bad
