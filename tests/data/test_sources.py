@@ -116,7 +116,7 @@ def test_a_packed_file_that_was_damaged_is_refused(here: Path) -> None:
         ("a.json", '{"a": 1}', "data-malformed", "a.json: expected an array of objects, got dict"),
         ("a.json", '[{"a": 1}, 7]', "data-malformed", "a.json:1: expected an object {...}, got 7"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", "data-malformed", "a.csv:3: 3 cells where the header has 2"),
-        ("a.csv", 'a,b\n1,2\n"1,2\n3,4\n', "data-malformed", "a.csv:3: unexpected end of data"),
+        ("a.csv", 'a,b\n1,2\n"1,2\n3,4\n', "data-malformed", "a.csv:3: a quote is opened here and never closed"),
         ("a.csv", "a,a\n1,2\n", "data-malformed", "a.csv:1: column names must be unique"),
         ("a.tsv", "a\ta\n1\t2\n", "data-malformed", "a.tsv:1: column names must be unique"),
         ("a.tsv", "a\tb\n1\n", "data-malformed", "a.tsv:2: 1 cells where the header has 2"),
@@ -154,7 +154,7 @@ def test_column_files_of_different_length_are_refused_with_their_counts(here: Pa
     (here / "y.txt").write_text("1\n", "utf-8")
     error = refusal(lambda: read_rows({"text": "x.txt", "label": "y.txt"}))
     assert error.code == "data-malformed"
-    assert error.details == ("x.txt: 2 lines (text)", "y.txt: 1 lines (label)")
+    assert error.details == ("x.txt: lines that go together differ in number: x.txt (text) has 2, y.txt (label) has 1",)
 
 
 def test_all_bad_lines_are_told_at_once_but_not_hundreds(here: Path) -> None:

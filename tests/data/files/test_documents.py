@@ -40,11 +40,11 @@ def test_parallel_files_give_one_row_for_each_line_empty_ones_too(here: Path) ->
     assert [row.where for row in rows_in(items)] == ["x:1", "x:2", "x:3"]
 
 
-def test_parallel_files_of_different_length_are_a_finding_for_each(here: Path) -> None:
+def test_parallel_files_of_different_length_are_one_finding_with_their_counts(here: Path) -> None:
     (here / "x").write_text("a\nb\n", "utf-8")
     (here / "y").write_text("1\n2\n3\n", "utf-8")
     items = list(stream_rows(in_parallel(text="x", label="y")))
-    assert said_in(items) == ["x: 2 lines (text)", "y: 3 lines (label)"]
+    assert said_in(items) == ["x: lines that go together differ in number: x (text) has 2, y (label) has 3"]
     assert found_in(items) == [("columns-unequal", 0)]
 
 

@@ -73,7 +73,7 @@ def test_a_word_that_once_stands_in_its_own_column_of_a_long_table_is_chance() -
     ("text", "found", "num_rows"),
     [
         ("a,b\n1,2\n1,2,3\n4\n5,6\n", ["3: 3 cells where the header has 2", "4: 1 cells where the header has 2"], 2),
-        ('a,b\n1,2\n"x,y\n3,4\n', ["3: unexpected end of data"], 1),
+        ('a,b\n1,2\n"x,y\n3,4\n', ["3: a quote is opened here and never closed"], 1),
         ('a,b\n"one\ntwo",2\n"x" y,2\n3,4\n', ["4: ',' expected after '\"'"], 2),
         ("a,a\n1,2\n", ["1: column names must be unique and not empty: ['a', 'a']"], 0),
         (",\nx,y\n", ["1: column names must be unique and not empty: ['', '']"], 0),
