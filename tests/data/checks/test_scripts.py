@@ -58,3 +58,8 @@ def test_counts_of_a_joined_text_are_the_sums_of_its_parts(left: str, right: str
 @given(st.text(alphabet=st.characters(min_codepoint=0x5D0, max_codepoint=0x5EA), min_size=1))
 def test_hebrew_letters_are_hebrew(text: str) -> None:
     assert count_scripts(text) == {"Hebrew": len(text)}
+
+
+@given(st.text(st.sampled_from("abcé àשלוםןَعقд漢①—1 "), max_size=30))
+def test_the_quick_count_of_the_main_script_is_the_slow_one(text: str) -> None:
+    assert main_script(text) == next(iter(count_scripts(text)), "")

@@ -48,7 +48,10 @@ def read_messages(value: object, problems: Problems, *, name: str = "messages") 
         name: The field that they stand in.
     """
     messages = read_some_messages(value, problems, name=name)
-    return number_calls(messages) if any(message.tool_calls for message in messages) else messages
+    for message in messages:
+        if message.tool_calls:
+            return number_calls(messages)
+    return messages
 
 
 def read_some_messages(value: object, problems: Problems, *, name: str) -> tuple[Message, ...]:
