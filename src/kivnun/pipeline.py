@@ -1,7 +1,7 @@
 """The main path: a recipe's stages in order, each in its own folder, each skipped when nothing it is made from changed.
 
     base/        only for a new model: its tokenizer and first weights
-    dataset/     rows -> conversations -> tokens, cut into splits
+    dataset/     rows -> conversations -> checks -> tokens, cut into splits
     checkpoints/ what a killed training goes on from
     model/       what was trained: an adapter or a whole model, with tokenizer and template
     evaluation/  base and tuned model and yardsticks on the test rows
@@ -12,47 +12,37 @@ Read this file first: every stage is one function here, and the floor that it ca
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from kivnun.data.check_counts import count_checks
 from kivnun.data.encode import Encoder
 from kivnun.data.folder import Dataset, read_dataset, write_dataset
-from kivnun.data.prepare import read_conversations, tokenize_splits
+from kivnun.data.preflight import PAGE_NAME, check_before_training, require_no_errors, write_check
+from kivnun.data.prepare import tokenize_splits
+from kivnun.data.reading import read_conversations, read_data
 from kivnun.evaluation.metrics import rows_right
 from kivnun.evaluation.results import BASE, TUNED
 from kivnun.evaluation.runner import EvalRow, answer_rows
 from kivnun.evaluation.stage import Answers, eval_rows, require_answers_fit, score_answers
 from kivnun.generation.engine import Generation
 from kivnun.generation.torch_engine import TorchEngine
+from kivnun.inputs import RunInputs, find_inputs, fit_context, write_run_lock
 from kivnun.methods import load_tuned, make_method
 from kivnun.models.attention import use_packed_attention, use_standard_attention
-from kivnun.models.load import load_model, load_tokenizer, model_config_value, move_model
+from kivnun.models.load import load_model, load_tokenizer, move_model
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
 from kivnun.models.types import Model, Tokenizer
 from kivnun.optimization.onnx import require_exportable_model
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
-from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.load import LoadedRecipe
-from kivnun.recipe.rules import list_files
-from kivnun.recipe.schema import DataFiles, DataSection, EvaluationSection, NewModel, OptimizationSection, Recipe
+from kivnun.recipe.schema import EvaluationSection, NewModel, OptimizationSection, Recipe
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
-from kivnun.runs import (
-    ModelLock,
-    Run,
-    RunLock,
-    content_hash,
-    hash_file,
-    library_versions,
-    stage_done,
-    stage_key,
-    write_atomic,
-    write_lock,
-    write_stage,
-)
+from kivnun.runs import Run, content_hash, library_versions, stage_done, stage_key, write_stage
 from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import make_plan
 from kivnun.training.optimizer import make_master_weights
@@ -61,8 +51,6 @@ from kivnun.training.stage import Checkpoints, TrainingData, train
 
 Log = Callable[[str, Mapping[str, object]], None]
 
-# Where a file lies does not matter, only what is in it: its hash stands in for its path.
-DATA_FILES = {"train", "validation", "test"}
 SCORING_BATCH_TOKENS = 8192
 MAX_PARITY_PROMPTS = 500
 DEFAULT_MAX_NEW_TOKENS = 32
@@ -74,15 +62,18 @@ class Context:
 
     Attributes:
         run: The run folder, held by this process.
-        recipe: What to do.
-        data_hashes: Content hash of every data file.
+        inputs: The recipe and its data files.
         log: Takes every event; it is kept in `events.jsonl` and shown.
     """
 
     run: Run
-    recipe: Recipe
-    data_hashes: Mapping[str, str]
+    inputs: RunInputs
     log: Log
+
+    @property
+    def recipe(self) -> Recipe:
+        """What to do."""
+        return self.inputs.recipe
 
     def stage(
         self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, parents: tuple[str, ...] = ()
@@ -116,10 +107,10 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
         run.log(event, fields)
         show(event, fields)
 
-    recipe = located_recipe(loaded)
-    context = Context(run, recipe, {name: hash_file(Path(name)) for name in data_files(recipe)}, log)
+    context = Context(run, find_inputs(loaded), log)
+    recipe = context.recipe
     base = make_base(context)
-    _write_lock(context, loaded, base)
+    write_run_lock(run, context.inputs, base, device=str(pick_device()))
     if recipe.optimization is not None:
         # Refuses what cannot be exported now, and not after hours of training.
         chosen = recipe.optimization
@@ -157,7 +148,7 @@ def make_base(context: Context) -> ResolvedModel:
 
     inputs = {
         "base_model": new.model_dump(mode="json"),
-        **_data_inputs(context),
+        **context.inputs.describe_data(),
         "seed": recipe.training.seed,
     }
     folder = context.stage("base", inputs, make)
@@ -165,48 +156,34 @@ def make_base(context: Context) -> ResolvedModel:
 
 
 def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
-    """Read, check, split and tokenise the rows."""
+    """Read, split, check and tokenise the rows; data with errors is refused here, before anything is trained."""
     recipe = context.recipe
 
     def make(folder: Path) -> None:
-        template, conversations = read_conversations(recipe.data, recipe.training.objective)
+        read = read_data(recipe.data, recipe.training.objective)
+        context.log("data_read", {"formats": read.formats, "notes": read.notes})
         encoder = Encoder(load_tokenizer(base.folder))
         data, limit = fit_context(recipe.data, base)
         if limit is not None:
             context.log("context_limit", {"max_seq_len": recipe.data.max_seq_len, "context": limit})
-        write_dataset(tokenize_splits(template, conversations, data, encoder), folder)
+        path = str(context.inputs.loaded.path)
+        report = check_before_training(read, data, recipe=path, encoder=encoder)
+        checks = count_checks(report)
+        context.log("data_checked", {**checks, "seconds": round(report.seconds, 3)})
+        require_no_errors(report, recipe=path)
+        prepared = tokenize_splits(read.template, read.splits, data, encoder)
+        dropped = {**read.left_out, **prepared.dropped}
+        about = {"formats": read.formats, "notes": read.notes, "checks": checks}
+        write_dataset(replace(prepared, dropped=dropped), folder, about)
+        write_check(report, folder)
 
     inputs = {
-        **_data_inputs(context),
+        **context.inputs.describe_data(),
         "base_model": base.content_hash,
     }
     dataset = read_dataset(context.stage("dataset", inputs, make))
-    context.log("dataset", dataset.summary())
+    context.log("dataset", {**dataset.summary(), "check": str(dataset.folder / PAGE_NAME)})
     return dataset
-
-
-def _data_inputs(context: Context) -> dict[str, object]:
-    """What the rows depend on: the section, and each file's part in it, name and content."""
-    data = context.recipe.data
-
-    def describe(files: DataFiles | None) -> object:
-        if isinstance(files, Mapping):
-            return {column: describe(file) for column, file in files.items()}
-        return [[Path(file).name, context.data_hashes[file]] for file in list_files(files)]
-
-    return {
-        "data": data.model_dump(mode="json", exclude=DATA_FILES),
-        "files": {role: describe(getattr(data, role)) for role in sorted(DATA_FILES)},
-        "objective": context.recipe.training.objective,
-    }
-
-
-def fit_context(data: DataSection, base: ResolvedModel) -> tuple[DataSection, int | None]:
-    """The data section with rows no longer than the model can read, and that limit where it is the tighter one."""
-    limit = model_config_value(base.folder, "max_position_embeddings")
-    if not isinstance(limit, int) or limit >= data.max_seq_len:
-        return data, None
-    return data.model_copy(update={"max_seq_len": limit}), limit
 
 
 def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path:
@@ -317,71 +294,3 @@ def optimize_model(context: Context, folders: TunedFolders, dataset: Dataset, se
         "evaluation": evaluation.model_dump(mode="json") if evaluation else None,
     }
     return context.stage("optimized", inputs, make, parents=("dataset", "model"))
-
-
-def describe_plan(loaded: LoadedRecipe) -> list[str]:
-    """What a run would do, in lines of text: the data is read and tokenised, nothing is trained or written.
-
-    Raises:
-        UserError: What a run would refuse before training.
-    """
-    recipe = located_recipe(loaded)
-    if isinstance(recipe.base_model, NewModel):
-        _, splits = read_conversations(recipe.data, recipe.training.objective)
-        return [f"base model: new; rows: {', '.join(f'{len(part)} {name}' for name, part in splits.items())}"]
-    base = resolve_model(recipe.base_model)
-    if recipe.optimization is not None:
-        chosen = recipe.optimization
-        require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
-    template, conversations = read_conversations(recipe.data, recipe.training.objective)
-    data, _ = fit_context(recipe.data, base)
-    prepared = tokenize_splits(template, conversations, data, Encoder(load_tokenizer(base.folder)))
-    table = prepared.table("train")
-    plan = make_plan(table.lengths(), recipe.training)
-    stages = ["dataset", "model", *(name for name in ("evaluation", "optimization") if getattr(recipe, name))]
-    return [
-        f"base model: {base.name} ({base.content_hash[:12]})",
-        f"rows: {', '.join(f'{len(part)} {name}' for name, part in prepared.splits.items())}",
-        f"tokens: {table.num_tokens:,} to train on, {table.num_trained:,} of them learnt",
-        f"steps: {plan.num_steps} of up to {plan.step_tokens:,} tokens, method {recipe.method.kind}",
-        f"stages: {', '.join(stages)}",
-    ]
-
-
-def located_recipe(loaded: LoadedRecipe) -> Recipe:
-    """The recipe with the paths of its data files as they are found from here."""
-
-    def locate(files: DataFiles | None) -> DataFiles | None:
-        if isinstance(files, str):
-            return str(loaded.locate(files))
-        if isinstance(files, Mapping):
-            return {name: str(loaded.locate(file)) for name, file in files.items()}
-        return files and tuple(str(loaded.locate(file)) for file in files)
-
-    data = loaded.recipe.data
-    located = {name: locate(getattr(data, name)) for name in DATA_FILES}
-    return loaded.recipe.model_copy(update={"data": data.model_copy(update=located)})
-
-
-def data_files(recipe: Recipe) -> list[str]:
-    """Every data file of a recipe, in a fixed order."""
-    data = recipe.data
-    return [file for files in (data.train, data.validation, data.test) for file in list_files(files)]
-
-
-def _write_lock(context: Context, loaded: LoadedRecipe, base: ResolvedModel) -> None:
-    recipe = context.recipe
-    # A folder by its whole path: the run is used later, and from elsewhere.
-    name = str(base.folder.resolve()) if base.folder == Path(base.name) else base.name
-    lock = RunLock(
-        recipe=recipe.model_dump(mode="json"),
-        base_model=ModelLock(name, base.revision, base.content_hash),
-        data=context.data_hashes,
-        seed=recipe.training.seed,
-        device=str(pick_device()),
-    )
-    write_lock(context.run.folder, lock)
-    # The file as the user wrote it, comments and all, unless --set changed what it says.
-    is_changed = "--set" in loaded.provenance.values()
-    text = dump_recipe(loaded.recipe, with_defaults=False) if is_changed else loaded.text
-    write_atomic(context.run.folder / "recipe.yaml", text)

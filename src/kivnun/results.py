@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,9 @@ from typing import cast
 
 import orjson
 
+from kivnun.data.check_counts import say_checks
+from kivnun.data.folder import read_summary
+from kivnun.data.preflight import PAGE_NAME
 from kivnun.evaluation.compare import Outcome, group_outcomes
 from kivnun.evaluation.report import ParityLine, ReportInput, render_report
 from kivnun.evaluation.stage import Evaluation, evaluation_from_json
@@ -31,11 +34,13 @@ class RunResults:
         folder: The run folder.
         evaluation: Scores and comparisons; None where the recipe evaluates nothing.
         parity: The parity table; empty where the recipe exports nothing.
+        checks: What the data checks found: counts by severity and code.
     """
 
     folder: Path
     evaluation: Evaluation | None
     parity: Sequence[ParityRow]
+    checks: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @property
     def report(self) -> Path:
@@ -48,6 +53,7 @@ class RunResults:
             "run": str(self.folder),
             "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
             "parity": [asdict(row) for row in self.parity],
+            "checks": dict(self.checks),
             "report": str(self.report),
         }
 
@@ -69,7 +75,8 @@ def read_results(folder: Path, recipe: Recipe) -> RunResults:
         outcomes = group_outcomes((Outcome(**orjson.loads(line)) for line in lines), task=recipe.evaluation.task)
         evaluation = evaluation_from_json(values, outcomes)
     parity = read_parity(folder / "optimized") if recipe.optimization is not None else []
-    return RunResults(folder, evaluation, parity)
+    checks = read_summary(folder / "dataset").get("checks", {})
+    return RunResults(folder, evaluation, parity, checks)
 
 
 def write_report(results: RunResults, recipe: Recipe) -> None:
@@ -96,7 +103,8 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         parity=[ParityLine(**asdict(row)) for row in results.parity],
         durations=stage_durations(events),
         tokens_per_second=_training_speed(training),
-        warnings=_warnings(events, training),
+        warnings=[*_warnings(events, training), *(f"data checks: {line}" for line in say_checks(results.checks))],
+        check_page=f"dataset/{PAGE_NAME}" if (results.folder / "dataset" / PAGE_NAME).is_file() else None,
     )
     write_atomic(results.report, render_report(page))
 

@@ -11,7 +11,8 @@ from tiny_data import refusal, section
 
 from kivnun.data.encode import Encoder
 from kivnun.data.folder import read_dataset, read_summary, write_dataset
-from kivnun.data.prepare import PreparedData, _cut_windows, read_conversations, tokenize_splits
+from kivnun.data.prepare import PreparedData, _cut_windows, tokenize_splits
+from kivnun.data.reading import read_conversations
 from kivnun.data.template import load_template
 from kivnun.data.tokens import TokenizedRow
 from kivnun.recipe.schema import DataSection
@@ -138,7 +139,6 @@ def test_columns_that_no_template_names_may_be_empty(here: Path, encoder: Encode
     [
         ({"text_template": "{text} {mood}"}, "train.jsonl: no column 'mood'"),
         ({"split": {"stratify_by": "mood"}}, "train.jsonl: no column 'mood'"),
-        ({"text_template": None}, "train.jsonl: no column 'messages'"),
         ({"text_template": None, "messages": "talk"}, "train.jsonl: no column 'talk'"),
     ],
 )
@@ -235,8 +235,8 @@ def test_bad_conversations_are_refused_with_their_line(here: Path, encoder: Enco
     error = refusal(lambda: run(section(), encoder))
     assert error.code == "messages-invalid"
     assert error.details == (
-        "train.jsonl:2: messages should be a list of turns, got []",
-        "train.jsonl:3: messages should be a list of turns, got None",
+        "train.jsonl:2: field `messages` has no turns",
+        "train.jsonl:3: field `messages` is missing",
     )
 
 

@@ -1,6 +1,5 @@
 """Templates and messages: where the answer begins, and what is refused."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,9 @@ from kivnun.data.template import (
     Segment,
     choose_template,
     load_template,
-    read_messages,
     render,
     split_text_template,
 )
-
-USER = {"role": "user", "content": "מה נשמע?"}
-ANSWER = {"role": "assistant", "content": "טוב"}
 
 
 def chat(*turns: tuple[str, bool]) -> Conversation:
@@ -144,55 +139,6 @@ def test_a_chat_template_that_refuses_the_turns_says_so_with_the_row() -> None:
     error = refusal(lambda: render(chat(("a", False), ("b", True)), PromptTemplate("chat"), end="", render_chat=strict))
     assert error.code == "messages-invalid"
     assert error.problem == "a.jsonl:1: the model's chat template refuses the turns: roles must alternate"
-
-
-def test_messages_are_read_with_their_weights() -> None:
-    turns = [
-        {"role": "system", "content": "Be brief."},
-        USER,
-        {**ANSWER, "weight": 0},
-        USER,
-        {**ANSWER, "weight": 1, "refusal": None, "tool_calls": None},
-    ]
-    messages = read_messages(turns, "a.jsonl:1")
-    assert [(message.role, message.trained) for message in messages] == [
-        ("system", False),
-        ("user", False),
-        ("assistant", False),
-        ("user", False),
-        ("assistant", True),
-    ]
-    assert read_messages(json.dumps(turns), "a.csv:2") == messages
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (None, "should be a list of turns, got None"),
-        ([], "should be a list of turns, got []"),
-        ("hello", "should be a list of turns, got 'hello'"),
-        (["hello"], "turn 1 should be an object, got 'hello'"),
-        ([USER, {"role": "bot", "content": "x"}], "turn 2 has role 'bot'; known are system, developer, user"),
-        ([USER, {"role": "assistant", "content": None}], "turn 2 (assistant) has no content: None"),
-        ([USER, {"role": "assistant", "content": " \n"}], "turn 2 (assistant) has no content: ' \\n'"),
-        (
-            [USER, {"role": "assistant", "content": [{"text": "x"}]}],
-            "turn 2 (assistant) should have text as its content",
-        ),
-        ([USER, {**ANSWER, "tool_calls": [1]}], "turn 2 has keys that are not read yet: tool_calls"),
-        ([{**USER, "name": "dana"}, ANSWER], "turn 1 has keys that are not read yet: name"),
-        ([USER, {**ANSWER, "weight": 0.5}], "turn 2 (assistant) has weight 0.5"),
-        ([{**USER, "weight": 1}, ANSWER], "turn 1 (user) has weight 1"),
-        ([USER], "the last turn is the user's"),
-        ([ANSWER], "turn 1 is the assistant's and answers nothing"),
-        ([USER, {**ANSWER, "weight": 0}], "no assistant turn is trained"),
-    ],
-)
-def test_bad_messages_are_refused_with_turn_key_and_value(value: object, words: str) -> None:
-    error = refusal(lambda: read_messages(value, "a.jsonl:7"))
-    assert error.code == "messages-invalid"
-    assert error.problem.startswith("a.jsonl:7: ")
-    assert words in error.problem
 
 
 def test_the_answer_is_the_last_turn_that_is_trained() -> None:

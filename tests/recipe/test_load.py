@@ -6,6 +6,7 @@ import pytest
 
 from kivnun.errors import UserError
 from kivnun.recipe import LoraMethod, NewModel, load_recipe
+from kivnun.recipe.load import require_data_files
 
 README_RECIPE = r"""base_model: bundled
 data:
@@ -175,6 +176,28 @@ def test_a_wrong_section_is_refused_in_plain_words(write, line: str, complaint: 
             "{train: a, validation: b, test: c, split: {stratify_by: x}}",
             "data.split.stratify_by: has no effect, since validation and test files are both given",
         ),
+        (
+            "{train: a, validation: b, test: c, split: {near_duplicates: together}}",
+            "data.split.near_duplicates: has no effect, since validation and test files are both given",
+        ),
+        (
+            "{train: {phrase: a, label: b}, split: {group_by: who}}",
+            "data.split.group_by: `who` is not a column of train",
+        ),
+        ("{train: {phrase: a, label: b}, split: {time_by: day}}", "data.split.time_by: `day` is not a column of train"),
+        (
+            "{train: a, split: {time_by: day, stratify_by: label}}",
+            "data.split.stratify_by: cannot stand beside time_by, which alone decides where a row goes",
+        ),
+        (
+            "{train: a, split: {near_duplicates: apart}}",
+            "data.split.near_duplicates: input should be 'together' or 'ignore' (got 'apart')",
+        ),
+        ("{train: a, text_template: '{x} {y}', format: alpaca}", "data.format: cannot stand beside text_template"),
+        ("{train: a, messages: m, format: alpaca}", "data.format: cannot stand beside messages"),
+        ("{train: a, format: alpacca}", "data.format: input should be 'openai-chat', "),
+        ("{train: a, header: 1}", "data.header: input should be a valid boolean (got 1)"),
+        ("{train: a, ignore_checks: leak-large}", "data.ignore_checks: input should be a valid tuple"),
         ("{train: a, split: {test: 1.0}}", "data.split.test: a fraction should be at least 0 and below 1 (got 1.0)"),
         ("{train: a, split: {test: -3}}", "data.split.test: a number of rows should be 0 or more (got -3)"),
         ("{train: a, split: {test: yes}}", "data.split.test: input should be a fraction below 1 or a whole number"),
@@ -212,12 +235,18 @@ def test_validation_settings_need_validation_rows(write, setting: str) -> None:
     ]
 
 
+def test_groups_that_are_no_column_stand_beside_parallel_files(write) -> None:
+    text = "base_model: b\ndata: {train: {phrase: a, label: b}, split: {group_by: document}}\n"
+    assert load_recipe(write(text)).recipe.data.split.group_by == "document"
+
+
 @pytest.mark.parametrize(
-    "setting", ["text_template: '{a}{b}'", "prompt_template: '{a}', answer_template: '{b}'", "messages: m"]
+    "setting",
+    ["text_template: '{a}{b}'", "prompt_template: '{a}', answer_template: '{b}'", "messages: m", "format: alpaca"],
 )
 def test_running_text_has_no_prompt(write, setting: str) -> None:
     found = complaints(write(f"base_model: b\ndata: {{train: a, {setting}}}\ntraining: {{objective: text}}\n"))
-    assert len(found) == setting.count("_template:") + setting.count("messages:")
+    assert len(found) == sum(setting.count(name) for name in ("_template:", "messages:", "format:"))
     assert all("has no effect on the objective text" in line and line.startswith("bad.yaml:2") for line in found)
 
 
@@ -348,3 +377,34 @@ def test_data_files_are_looked_for_here_and_then_beside_the_recipe(tmp_path: Pat
     assert loaded.locate("both").resolve() == tmp_path / "here" / "both"
     assert loaded.locate("one").resolve() == tmp_path / "there" / "one"
     assert loaded.locate("none") == Path("none")
+
+
+@pytest.mark.parametrize(
+    ("train", "is_missing"),
+    [
+        ("rows.jsonl", True),
+        ("data/rows.jsonl", True),
+        ("folder", False),
+        ("folder/rows.csv.gz", True),
+        ("owner/name", False),
+        ("owner/name-v1.0:default", False),
+        ("folder/name", True),
+        ("owner/rows.parquet", True),
+        ("a/b/c", True),
+        ("no such name", True),
+    ],
+)
+def test_files_and_folders_must_be_there_and_hub_ids_are_left_to_whoever_fetches_them(
+    tmp_path: Path, monkeypatch, train: str, is_missing: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "r.yaml").write_text(f"base_model: b\ndata: {{train: '{train}'}}\n", "utf-8")
+    loaded = load_recipe(Path("r.yaml"))
+    if is_missing:
+        with pytest.raises(UserError) as caught:
+            require_data_files(loaded)
+        assert caught.value.code == "data-missing"
+        assert caught.value.details == (f"data.train: {train}",)
+    else:
+        require_data_files(loaded)

@@ -5,7 +5,8 @@ import sys
 
 import typer
 
-from kivnun.cli import chat, preview, recipe, run
+from kivnun.cli import chat, check, convert, enrich, estimate, preview, recipe, repair, run, split
+from kivnun.cli.output import tell
 from kivnun.errors import EXIT_STATUS, UserError
 
 app = typer.Typer(
@@ -17,8 +18,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(repair.app, name="repair")
 app.command()(run.run)
+app.command()(check.check)
+app.command()(convert.convert)
+app.command()(split.split)
 app.command()(preview.preview)
+app.command()(estimate.estimate)
+app.command()(enrich.enrich)
 app.command()(chat.generate)
 app.command()(chat.chat)
 
@@ -53,5 +60,5 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        sys.stderr.write(f"{error}\n")
+        tell(str(error))
         sys.exit(EXIT_STATUS)

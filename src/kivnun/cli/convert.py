@@ -99,20 +99,22 @@ class _Progress:
 
 def _tell(done: "Conversion") -> None:
     """What was detected and why, what is worth knowing, and what was lost."""
+    from kivnun.cli.output import tell
+
     for source in done.sources:
         why = f"{source.why}; {source.file.why}" if source.file.why else source.why
         name = source.format or "nothing"
-        sys.stderr.write(f"read {source.num_rows:,} row(s) of {source.file.path} as {name}: {why}\n")
+        tell(f"read {source.num_rows:,} row(s) of {source.file.path} as {name}: {why}")
     for note in done.notes:
-        sys.stderr.write(f"note: {note.where}: {note.message}\n")
+        tell(f"note: {note.where}: {note.message}")
     if done.num_notes > len(done.notes):
         sys.stderr.write(f"note: ... and {done.num_notes - len(done.notes):,} more\n")
     for column, num_rows in done.dropped.items():
-        sys.stderr.write(f"warning: `{column}` was left out in {num_rows:,} row(s)\n")
+        tell(f"warning: `{column}` was left out in {num_rows:,} row(s)")
 
 
 def _print_json(done: "Conversion", *, dry_run: bool) -> None:
-    import orjson
+    from kivnun.cli.output import to_json
 
     value = {
         "to": done.to,
@@ -132,4 +134,4 @@ def _print_json(done: "Conversion", *, dry_run: bool) -> None:
         "dropped": dict(done.dropped),
         "notes": [{"code": note.code, "where": note.where, "message": note.message} for note in done.notes],
     }
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(to_json(value))

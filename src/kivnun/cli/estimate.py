@@ -120,7 +120,7 @@ def _print_hosted(console: "object", result: "Estimate") -> None:
         use = f"${price.input_price:,.2f} / ${price.output_price:,.2f}"
         table.add_row(price.service, price.model, f"{price.billed_tokens:,}{cut}", f"${price.dollars:,.2f}", use)
     console.print(table)  # type: ignore[attr-defined]
-    console.print(f"counted with {result.counted_with}; prices from {result.prices}")  # type: ignore[attr-defined]
+    console.print(f"counted with {result.counted_with}; prices from {result.prices}", soft_wrap=True)  # type: ignore[attr-defined]
     if result.prices_are_old:
         console.print("the prices are older than half a year: compare them, and keep your own with --write-prices")  # type: ignore[attr-defined]
 

@@ -24,7 +24,8 @@ def write_named(path: Path, text: str, *, may_replace: bool, hint: str) -> None:
         if path.exists() and not may_replace:
             raise UserError("file-exists", f"{path} exists", hint=hint)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
+        # What is named in it need not be UTF-8: names of files are not on every system.
+        write_atomic(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         is_below_file = isinstance(error, FileExistsError)
         reason = f"{path.parent} is a file" if is_below_file else (error.strerror or str(error)).lower()

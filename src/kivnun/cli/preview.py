@@ -88,15 +88,15 @@ def _require_unset(choice: "RowsWanted", what: str, names: Sequence[str]) -> Non
 
 def _write_page(path: Path, page: str) -> None:
     from kivnun.cli.files import write_named
+    from kivnun.cli.output import tell
 
     is_page = path.suffix.lower() in {".html", ".htm"}
     write_named(path, page, may_replace=is_page, hint="only a page is overwritten: name a file that ends in .html")
-    sys.stderr.write(f"wrote {path}\n")
+    tell(f"wrote {path}")
 
 
 def _print_json(rows: "Sequence[ShownRow]") -> None:
-    import orjson
-
+    from kivnun.cli.output import to_json
     from kivnun.data.token_pieces import count_tokens
 
     value = [
@@ -114,4 +114,4 @@ def _print_json(rows: "Sequence[ShownRow]") -> None:
         }
         for row in rows
     ]
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(to_json(value))

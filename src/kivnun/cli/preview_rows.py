@@ -169,14 +169,18 @@ def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[
 
 
 def _tell(facts: list[str], fact: str) -> None:
+    from kivnun.cli.output import tell
+
     facts.append(fact)
-    sys.stderr.write(f"{fact}\n")
+    tell(fact)
 
 
 def _tell_findings(findings: "Sequence[Finding]", number: int) -> None:
     """What was wrong on the way to the rows."""
+    from kivnun.cli.output import tell
+
     for finding in findings[:MAX_FINDINGS]:
-        sys.stderr.write(f"{finding.where}: {finding.code}: {finding.message}\n")
+        tell(f"{finding.where}: {finding.code}: {finding.message}")
     if number > MAX_FINDINGS:
         sys.stderr.write(f"... and {number - MAX_FINDINGS:,} more; `kivnun check` lists them\n")
 

@@ -1,7 +1,7 @@
 """Live progress on standard error: a bar with loss, speed and time left on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TextIO, cast
 
@@ -9,11 +9,15 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from kivnun.data.check_counts import say_checks
+from kivnun.data.visible import make_visible
+
 PLAIN_LINE_SECONDS = 10.0
+MAX_FILES_SAID = 5
 
 STAGE_WORDS = {
     "base": "making a new model and its tokenizer",
-    "dataset": "reading, splitting and tokenising the data",
+    "dataset": "reading, splitting, checking and tokenising the data",
     "model": "training",
     "evaluation": "evaluating base and tuned model on the test rows",
     "optimized": "merging, exporting and proving parity",
@@ -96,6 +100,7 @@ class Progress:
 WORDS = {
     "stage_skipped": "[{stage}] unchanged, not repeated",
     "context_limit": "  rows may have {context} tokens, the model's context, not max_seq_len = {max_seq_len}",
+    "data_checked": "  checked {num_rows:,} rows in {seconds:.1f} s",
     "resumed": "  going on after step {step}",
     "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
     "early_stop": "  stopped early after step {step}: best was step {best_step}",
@@ -141,8 +146,16 @@ def _say_dataset(fields: Mapping[str, object]) -> str:
     lines = [
         f"  rows: {', '.join(parts)}; {train['trained_tokens']:,} of {train['tokens']:,} training tokens are learnt"
     ]
+    formats = cast("Mapping[str, str]", fields.get("formats") or {})
+    lines += [f"  format: {file}: {why}" for file, why in list(formats.items())[:MAX_FILES_SAID]]
+    if len(formats) > MAX_FILES_SAID:
+        lines.append(f"  ... and {len(formats) - MAX_FILES_SAID} more file(s)")
+    lines += [f"  data: {note}" for note in cast("Sequence[str]", fields.get("notes") or ())]
     for kind, counts in fields.items():
         if kind in {"dropped", "repeated"} and counts:
             words = cast("Mapping[str, int]", counts)
             lines += [f"  warning: {kind}: {count:,} row(s) {reason}" for reason, count in words.items()]
-    return "\n".join(lines)
+    said = say_checks(cast("Mapping[str, object]", fields.get("checks") or {}))
+    lines += [f"  checks: {line}" for line in said]
+    lines += [f"  checks: see {fields['check']}"] if said and "check" in fields else []
+    return "\n".join(map(make_visible, lines))

@@ -223,7 +223,7 @@ def _say(done: "Repair", *, dry_run: bool, as_json: bool, unit: str = "row") -> 
 
 
 def _print_json(done: "Repair", *, dry_run: bool) -> None:
-    import orjson
+    from kivnun.cli.output import to_json
 
     value = {
         "in": done.source,
@@ -235,4 +235,4 @@ def _print_json(done: "Repair", *, dry_run: bool) -> None:
         "counts": dict(done.counts),
         "notes": list(done.notes),
     }
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.write(to_json(value))

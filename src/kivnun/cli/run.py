@@ -28,13 +28,15 @@ def run(
     _say_provenance(loaded.provenance, loaded.path)
 
     from kivnun.cli.progress import Progress
-    from kivnun.pipeline import describe_plan, run_recipe
+    from kivnun.data.visible import make_visible
+    from kivnun.pipeline import run_recipe
+    from kivnun.plan import describe_plan
     from kivnun.runs import default_run_dir, open_run
 
     folder = run_dir or default_run_dir(recipe)
     if dry_run:
         for line in describe_plan(loaded):
-            typer.echo(line)
+            typer.echo(make_visible(line))
         return
     try:
         with open_run(folder) as opened, Progress(sys.stderr) as progress:

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from kivnun.data.check_counts import say_checks
 from kivnun.evaluation.wording import say_interval, say_metric, say_metric_name, say_size, say_verdict
 from kivnun.results import RunResults
 
@@ -23,6 +24,8 @@ def print_summary(results: RunResults) -> None:
                 console.print(say_verdict(comparison, metric=metric), markup=False)
     if results.parity:
         console.print(_parity_table(results))
+    for line in say_checks(results.checks):
+        console.print(f"data: {line}", markup=False)
     console.print(f"report: {results.report}", markup=False)
     if results.parity:
         console.print(f'try it: kivnun generate {results.folder} "..."', markup=False)

@@ -74,8 +74,14 @@ class Dataset:
         return [replace(row, prompt_ids=prompt) for row, prompt in zip(rows, prompts, strict=True)]
 
 
-def write_dataset(prepared: PreparedData, folder: Path) -> None:
-    """Write the splits into an existing, empty folder."""
+def write_dataset(prepared: PreparedData, folder: Path, about: Mapping[str, object] | None = None) -> None:
+    """Write the splits into an existing, empty folder.
+
+    Args:
+        prepared: The splits.
+        folder: Where to.
+        about: Further entries of the summary, as JSON values: how rows were read, cut and checked.
+    """
     counts = {}
     for split in SPLITS:
         rows, table = prepared.splits[split], prepared.table(split)
@@ -90,8 +96,9 @@ def write_dataset(prepared: PreparedData, folder: Path) -> None:
         "dropped": dict(prepared.dropped),
         "repeated": dict(prepared.repeated),
         "stop_ids": sorted(prepared.stop_ids),
+        **(about or {}),
     }
-    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2) + "\n", "utf-8")
+    (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_dataset(folder: Path) -> Dataset:

@@ -11,20 +11,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import orjson
-
 from kivnun.data.chat import RenderChat, Segment, render_conversation
-from kivnun.data.conversation import Conversation, Message
-from kivnun.data.sources import shorten
+from kivnun.data.conversation import Conversation
 from kivnun.errors import UserError
 from kivnun.recipe.rules import list_files
 from kivnun.recipe.schema import DataSection
 from kivnun.recipe.templates import template_fields
 
 TEMPLATE_NAME = "template.json"
-TURN_KEYS = ("role", "content", "weight")
 MESSAGES_HINT = 'write {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -168,48 +163,3 @@ def render(conversation: Conversation, template: PromptTemplate, *, end: str, re
         prompt, answer = conversation.messages
         return [Segment(prompt.content, trained=False), Segment(answer.content + end, trained=True)]
     return render_conversation(conversation, render_chat)
-
-
-def read_messages(value: object, where: str) -> tuple[Message, ...]:
-    """Check and read one row's OpenAI `messages`; a cell of a CSV file holds them as JSON.
-
-    Raises:
-        UserError: `messages-invalid`, naming the turn, the key and its value.
-    """
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise _refusal(where, f"messages should be a list of turns, got {shorten(repr(value))}") from error
-    if not isinstance(value, list) or not value:
-        raise _refusal(where, f"messages should be a list of turns, got {shorten(repr(value))}")
-    messages = tuple(_read_turn(turn, number, where) for number, turn in enumerate(value, start=1))
-    if messages[-1].role != "assistant":
-        raise _refusal(where, f"the last turn is the {messages[-1].role}'s: there is no answer to learn")
-    if messages[0].trained:
-        raise _refusal(where, "turn 1 is the assistant's and answers nothing; give it weight 0 or leave it out")
-    if not any(message.trained for message in messages):
-        raise _refusal(where, "no assistant turn is trained: every weight is 0")
-    return messages
-
-
-def _read_turn(turn: object, number: int, where: str) -> Message:
-    if not isinstance(turn, dict):
-        raise _refusal(where, f"turn {number} should be an object, got {shorten(repr(turn))}")
-    role, content, weight = turn.get("role"), turn.get("content"), turn.get("weight", 1)
-    # Exports of chats carry keys like "refusal": null, which say nothing.
-    unknown = sorted(key for key in turn if turn[key] is not None and key not in TURN_KEYS)
-    if unknown:
-        raise _refusal(where, f"turn {number} has keys that are not read yet: {', '.join(unknown)}")
-    if role not in ROLES:
-        raise _refusal(where, f"turn {number} has role {role!r}; known are {', '.join(ROLES)}")
-    if not isinstance(content, str) or not content.strip():
-        what = "has no content" if not content or isinstance(content, str) else "should have text as its content"
-        raise _refusal(where, f"turn {number} ({role}) {what}: {shorten(repr(content))}")
-    if weight not in (0, 1) or ("weight" in turn and role != "assistant"):
-        raise _refusal(where, f"turn {number} ({role}) has weight {weight!r}; an assistant's turn may have 0 or 1")
-    return Message(role, content, trained=role == "assistant" and weight == 1)
-
-
-def _refusal(where: str, what: str) -> UserError:
-    return UserError("messages-invalid", f"{where}: {what}", hint=MESSAGES_HINT)

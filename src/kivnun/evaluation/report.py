@@ -55,6 +55,7 @@ class ReportInput:
     durations: Mapping[str, float] = field(default_factory=dict)
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    check_page: str | None = None
     max_rows_shown: int = 40
 
 

@@ -1,5 +1,6 @@
 """A recipe file as a `Recipe`: every problem at once, each with its line."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from kivnun.recipe.override import MalformedOverrideError, Override, apply_overr
 from kivnun.recipe.rules import list_files
 from kivnun.recipe.schema import Recipe
 
+DATA_ENDINGS = (
+    *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".md", ".parquet", ".arrow"),
+    *(".gz", ".xz", ".zst"),
+)
 HINT = "`kivnun recipe explain` lists every field with its default"
 
 
@@ -157,17 +162,27 @@ def _provenance(recipe: Recipe, origin: _Origin) -> dict[str, str]:
 
 
 def require_data_files(loaded: LoadedRecipe) -> None:
-    """Check that the data files exist.
+    """Check that the data files and folders exist; ids of Hugging Face data sets are left to whoever fetches them.
 
     Raises:
-        UserError: `data-missing`, naming every file that does not.
+        UserError: `data-missing`, naming everything that does not.
     """
     data = loaded.recipe.data
     named = (("data.train", data.train), ("data.validation", data.validation), ("data.test", data.test))
     missing = [
-        f"{name}: {file}" for name, files in named for file in list_files(files) if not loaded.locate(file).is_file()
+        f"{name}: {file}"
+        for name, files in named
+        for file in list_files(files)
+        if not loaded.locate(file).exists() and (isinstance(files, dict) or not _may_be_hub_id(file))
     ]
     if missing:
         hint = "paths start from the current folder, or else from the recipe's folder"
         problem = f"{loaded.path} names {len(missing)} data file{'s' if len(missing) > 1 else ''} that cannot be found"
         raise UserError("data-missing", problem, hint=hint, details=missing)
+
+
+def _may_be_hub_id(name: str) -> bool:
+    """Whether a name that is no path could be `owner/name`; a name with a data file's ending is a path misspelt."""
+    owner, slash, rest = name.partition("/")
+    is_id = bool(slash) and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) is not None
+    return is_id and not Path(owner).exists() and not rest.lower().endswith(DATA_ENDINGS)

@@ -23,6 +23,10 @@ RULES_ERROR: Final = "rules"
 """The pydantic error type under which broken rules travel; the loader unfolds them."""
 
 
+SPECIAL_GROUPS: Final = ("conversation", "document")
+"""What `group_by` may name besides a column."""
+
+
 class Problem(NamedTuple):
     """One broken rule."""
 
@@ -58,12 +62,15 @@ def check_new_model(model: "NewModel") -> list[Problem]:
 
 
 def check_split(split: "SplitSection") -> list[Problem]:
-    """Fractions must leave rows to train on."""
+    """Fractions must leave rows to train on, and only one thing decides where a row goes."""
+    problems: list[Problem] = []
     fractions = [size for size in (split.validation, split.test) if isinstance(size, float)]
     if sum(fractions) >= 1:
         text = f"{split.test} and validation ({split.validation}) leave no rows to train on"
-        return [Problem("test", text)]
-    return []
+        problems.append(Problem("test", text))
+    if split.time_by is not None and split.stratify_by is not None:
+        problems.append(Problem("stratify_by", "cannot stand beside time_by, which alone decides where a row goes"))
+    return problems
 
 
 def check_data(data: "DataSection") -> list[Problem]:
@@ -79,6 +86,7 @@ def _check_row_format(data: "DataSection") -> list[Problem]:
         "text_template": data.text_template is not None,
         "prompt_template and answer_template": any(halves),
         "messages": data.messages is not None,
+        "format": data.format is not None,
     }
     used = [way for way, is_used in ways.items() if is_used]
     if len(used) > 1:
@@ -114,20 +122,25 @@ def _check_columns(data: "DataSection") -> list[Problem]:
     columns = tuple(data.train) if isinstance(data.train, dict) else None
     if columns is not None:
         named = [(name, field) for name, template in _templates(data) for field in _fields_or_none(template)]
-        if data.split.stratify_by is not None:
-            named.append(("split.stratify_by", data.split.stratify_by))
+        named += _split_columns(data.split)
         if data.messages is not None:
             named.append(("messages", data.messages))
         for path, field in dict.fromkeys(named):
             if field not in columns:
                 problems.append(Problem(path, f"`{field}` is not a column of train{_suggest(field, columns)}"))
     if fields:
-        used = {*fields, data.split.stratify_by}
+        used = {*fields, *(column for _, column in _split_columns(data.split))}
         for column in data.value_names:
             if column not in used:
                 text = f"no template has a field `{column}`{_suggest(column, fields)}"
                 problems.append(Problem(f"value_names.{column}", text))
     return problems
+
+
+def _split_columns(split: "SplitSection") -> list[tuple[str, str]]:
+    """The fields of a split that name a column, with the column; groups that are no column are left out."""
+    named = {"stratify_by": split.stratify_by, "group_by": split.group_by, "time_by": split.time_by}
+    return [(f"split.{name}", column) for name, column in named.items() if column and column not in SPECIAL_GROUPS]
 
 
 def _check_files(data: "DataSection") -> list[Problem]:
@@ -143,9 +156,10 @@ def _check_files(data: "DataSection") -> list[Problem]:
         if isinstance(files, dict) and isinstance(data.train, dict) and set(files) != set(data.train):
             text = f"its columns ({', '.join(files)}) differ from those of train ({', '.join(data.train)})"
             problems.append(Problem(name, text))
-    if data.split.stratify_by is not None and data.validation is not None and data.test is not None:
+    if data.validation is not None and data.test is not None:
         text = "has no effect, since validation and test files are both given"
-        problems.append(Problem("split.stratify_by", text))
+        names = ("stratify_by", "group_by", "time_by", "near_duplicates")
+        problems += [Problem(f"split.{name}", text) for name in names if getattr(data.split, name) is not None]
     return problems
 
 
@@ -224,6 +238,7 @@ def _check_objective(recipe: "Recipe") -> list[Problem]:
         "data.prompt_template": recipe.data.prompt_template,
         "data.answer_template": recipe.data.answer_template,
         "data.messages": recipe.data.messages,
+        "data.format": recipe.data.format,
     }
     text = "has no effect on the objective text, which trains every token"
     problems = [Problem(path, text) for path, value in settings.items() if value is not None]

@@ -89,7 +89,31 @@ DataFiles = Annotated[
     | Annotated[dict[Text, Text], Tag("<mapping>"), Field(min_length=1)],
     Discriminator(_tag_shape),
 ]
-"""One file, several files, or column names with one line-by-line text file each."""
+"""A file, a folder or a hub id, several of them, or column names with one line-by-line text file each."""
+
+DataFormat = Literal[
+    "openai-chat",
+    "openai-preference",
+    "openai-reinforcement",
+    "prompt-completion",
+    "alpaca",
+    "sharegpt",
+    "kto",
+    "preference",
+    "gemini",
+    "gemini-preference",
+    "gemini-1.0",
+    "palm-text",
+    "palm-chat",
+    "bedrock-claude",
+    "columns",
+    "text",
+    "taskmaster",
+    "super-ni",
+    "snips",
+    "squad",
+]
+"""Shapes of rows that are read without a template; `kivnun.data.formats.FORMATS` reads them."""
 
 LayerNames = Annotated[
     Annotated[Literal["all-linear"], Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>"), Field(min_length=1)],
@@ -161,8 +185,16 @@ class SplitSection(Section):
     """Rows kept for the evaluation, never seen in training: a fraction below 1, or a whole number of rows."""
     stratify_by: Text | None = None
     """Column whose values keep their proportions in every split."""
+    group_by: Text | None = None
+    """Column whose equal values stay in one split; or `conversation`, for rows that open with the same turns, or \
+`document`, for rows of the same file, where no column has that name."""
+    time_by: Text | None = None
+    """Column of dates (ISO 8601) or numbers: the oldest rows train, later ones validate, the newest ones test."""
+    near_duplicates: Literal["together", "ignore"] | None = None
+    """Whether rows that are nearly the same stay in one split; if not given: together, but ignore for the objective \
+text. Rows that are the same word for word always stay together."""
     seed: Seed = 0
-    """Seed of the split."""
+    """Seed of the split; it has no effect on a split by time."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
@@ -174,12 +206,19 @@ class DataSection(Section):
     """The rows, how they become text, and how they are split."""
 
     train: DataFiles
-    """The training rows: a file (JSONL, JSON, CSV, TSV or text), a list of files, or a mapping of columns to text \
-files that run in parallel, such as `{phrase: train_text.txt, label: train_labels.txt}`."""
+    """The training rows: a file (JSONL, JSON, CSV, TSV, Parquet, Arrow or text, also compressed), a folder or the id \
+of a Hugging Face data set, a list of these, or a mapping of columns to text files that run in parallel, such as \
+`{phrase: train_text.txt, label: train_labels.txt}`."""
     validation: DataFiles | None = None
-    """Validation rows, in the same forms; without them they are split off `train`."""
+    """Validation rows, in the same forms; without them, those of a folder or data set that `train` names, or else \
+rows split off `train`."""
     test: DataFiles | None = None
-    """Test rows, in the same forms; without them they are split off `train`."""
+    """Test rows, in the same forms; without them, those of a folder or data set that `train` names, or else rows \
+split off `train`."""
+    format: DataFormat | None = None
+    """Shape of the rows where no template says it; found out and said aloud if not given."""
+    header: StrictBool | None = None
+    """Whether CSV and TSV files begin with the names of their columns; found out if not given."""
     text_template: Text | None = None
     """Text of a whole row with fields in braces; the last field is the answer that is trained."""
     prompt_template: Text | None = None
@@ -200,6 +239,9 @@ not given."""
     """Longest row in tokens, prompt and answer together."""
     on_too_long: Literal["refuse", "drop"] = "refuse"
     """What happens to a row longer than `max_seq_len`: refuse the run, or drop the row and count it aloud."""
+    ignore_checks: tuple[Text, ...] = ()
+    """Codes of checks, such as `leak-large`, whose findings are accepted before training; they are still counted \
+aloud."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

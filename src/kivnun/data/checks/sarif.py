@@ -77,7 +77,7 @@ def _location(file: str, root: Path) -> Mapping[str, str]:
     """A file below the root by its relative URI, any other by its whole one."""
     path = (root / file).resolve()
     if path.is_relative_to(root.resolve()):
-        return {"uri": quote(path.relative_to(root.resolve()).as_posix()), "uriBaseId": ROOT}
+        return {"uri": quote(bytes(path.relative_to(root.resolve()))), "uriBaseId": ROOT}
     return {"uri": path.as_uri()}
 
 

@@ -7,7 +7,7 @@ import orjson
 
 from kivnun.data.files.dataset import ReadOptions
 from kivnun.data.files.encoding import TextSource
-from kivnun.data.files.objects import Place, parse_object, shorten
+from kivnun.data.files.objects import Place, count_written_keys, parse_object, shorten
 from kivnun.data.files.scanner import JsonFaultError, JsonScanner, Value
 from kivnun.data.findings import Finding
 from kivnun.data.rows import Row
@@ -194,11 +194,12 @@ def _read_keys(scanner: JsonScanner) -> Iterator[str]:
 
 
 def _load(text: bytes) -> object:
-    """A value that only says how rows belong together; None where it is no JSON, which its own rows then tell."""
+    """A value that only says how rows belong together; None where it is no JSON, or too deep to be written again."""
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
+    return value if count_written_keys(value) >= 0 else None
 
 
 def _load_object(text: bytes) -> Mapping[str, object]:

@@ -53,6 +53,11 @@ def _read_rows(path: Path, read_batches: Callable[[IO[bytes]], Iterator["RecordB
     try:
         with _open_unpacked(path) as file:
             for batch in read_batches(file):
+                names: list[str] = batch.schema.names
+                if len(set(names)) < len(names):
+                    # Of two columns with one name only the last would be read.
+                    yield Finding("csv-header", str(path), 0, f"column names must be unique: {names}")
+                    return
                 # A damaged file may name places outside of itself, which would be read.
                 batch.validate(full=True)
                 for number, fields in enumerate(batch.to_pylist(), start=number + 1):  # noqa: B020 - counts on

@@ -11,6 +11,7 @@ from kivnun.data.formats.fields import (
     Fields,
     Problems,
     further_fields,
+    parse_cell,
     read_list,
     read_object,
     refuse,
@@ -93,9 +94,11 @@ def _name_results(turns: list[Message]) -> list[Message]:
         if turn.role != "tool":
             named.append(turn)
             continue
-        response = json.loads(turn.content)
-        is_answer = opened is not None and list(response) == [opened.name]
-        content = json.dumps(response[opened.name], ensure_ascii=False) if opened and is_answer else turn.content
+        # A turn of the API may also be a plain text.
+        response = parse_cell(turn.content)
+        content = turn.content
+        if opened is not None and isinstance(response, dict) and list(response) == [opened.name]:
+            content = json.dumps(response[opened.name], ensure_ascii=False)
         named.append(Message("tool", content, trained=False))
         opened = None
     return named

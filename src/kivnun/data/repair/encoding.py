@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from kivnun.data.files.encoding import decode, find_bad_byte, find_unicode, guess_encoding
+from kivnun.data.files.encoding import decode, find_bad_byte, find_encoding, find_unicode, guess_encoding
 from kivnun.data.files.unpack import UnreadableError, stream_bytes
 from kivnun.data.repair.output import both_or_neither, check_target, log_path, open_log, open_whole
 from kivnun.data.repair.rewrite import Repair, Target
@@ -103,7 +103,7 @@ def guess_file(source: Source, encoding: str | None) -> EncodingGuess:
     """
     form, mark = find_unicode(b"".join(_take_start(source)))
     if encoding is not None:
-        name = _look_up(encoding)
+        name = find_encoding(encoding)
         # A mark tells the order of bytes, which the name may leave open.
         name = form if mark and form.startswith(name) else name
         is_whole = name.startswith(("utf-16", "utf-32"))
@@ -227,15 +227,6 @@ def _stream(source: Source) -> Iterator[bytes]:
 
 def _is_utf8(line: bytes) -> bool:
     return find_bad_byte(line) is None
-
-
-def _look_up(encoding: str) -> str:
-    if encoding == "cesu-8":
-        return encoding
-    try:
-        return codecs.lookup(encoding).name
-    except LookupError as error:
-        raise UserError("data-encoding", f"there is no encoding {encoding!r}", hint=_HINT) from error
 
 
 def _ignore(*_: object) -> None:

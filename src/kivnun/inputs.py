@@ -1,0 +1,102 @@
+"""What a run is made from: its recipe, the data files that this names, and their hashes, kept in the run's lock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kivnun.data.files.find import DataFile
+from kivnun.data.reading import find_files
+from kivnun.models.load import model_config_value
+from kivnun.models.resolve import ResolvedModel
+from kivnun.recipe.dump import dump_recipe
+from kivnun.recipe.load import LoadedRecipe
+from kivnun.recipe.schema import DataFiles, DataSection, Recipe
+from kivnun.runs import ModelLock, Run, RunLock, hash_file, write_atomic, write_lock
+
+# Where a file lies does not matter, only what is in it: its hash stands in for its path.
+DATA_FILES = {"train", "validation", "test"}
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """A recipe and the files that it names.
+
+    Attributes:
+        loaded: The recipe as it was loaded.
+        recipe: The recipe with the paths of its data files as they are found from here.
+        files: The data files by split.
+        hashes: Content hash of every data file.
+    """
+
+    loaded: LoadedRecipe
+    recipe: Recipe
+    files: Mapping[str, Sequence[DataFile]]
+    hashes: Mapping[str, str]
+
+    def describe_data(self) -> dict[str, object]:
+        """What the rows depend on: the section, and each file's part in it, name and content."""
+        return {
+            "data": self.recipe.data.model_dump(mode="json", exclude=DATA_FILES),
+            "files": {split: [self._describe(file) for file in files] for split, files in sorted(self.files.items())},
+            "objective": self.recipe.training.objective,
+        }
+
+    def _describe(self, file: DataFile) -> object:
+        if file.columns:
+            return {column: [path.name, self.hashes[str(path)]] for column, path in file.columns.items()}
+        names = {"values": file.value_names, "renames": file.renames, "tags": file.tags}
+        return [file.path.name, self.hashes[str(file.path)], {name: value for name, value in names.items() if value}]
+
+
+def find_inputs(loaded: LoadedRecipe) -> RunInputs:
+    """Find and hash the files of a recipe.
+
+    Raises:
+        UserError: `data-missing` or `data-format`.
+    """
+    recipe = located_recipe(loaded)
+    files = find_files(recipe.data).files
+    paths = [path for part in files.values() for file in part for path in (file.columns.values() or (file.path,))]
+    return RunInputs(loaded, recipe, files, {str(path): hash_file(path) for path in paths})
+
+
+def located_recipe(loaded: LoadedRecipe) -> Recipe:
+    """The recipe with the paths of its data files as they are found from here."""
+
+    def locate(files: DataFiles | None) -> DataFiles | None:
+        if isinstance(files, str):
+            return str(loaded.locate(files))
+        if isinstance(files, Mapping):
+            return {name: str(loaded.locate(file)) for name, file in files.items()}
+        return files and tuple(str(loaded.locate(file)) for file in files)
+
+    data = loaded.recipe.data
+    located = {name: locate(getattr(data, name)) for name in DATA_FILES}
+    return loaded.recipe.model_copy(update={"data": data.model_copy(update=located)})
+
+
+def fit_context(data: DataSection, base: ResolvedModel) -> tuple[DataSection, int | None]:
+    """The data section with rows no longer than the model can read, and that limit where it is the tighter one."""
+    limit = model_config_value(base.folder, "max_position_embeddings")
+    if not isinstance(limit, int) or limit >= data.max_seq_len:
+        return data, None
+    return data.model_copy(update={"max_seq_len": limit}), limit
+
+
+def write_run_lock(run: Run, inputs: RunInputs, base: ResolvedModel, *, device: str) -> None:
+    """Keep what the recipe resolved to, and the recipe itself, in the run folder."""
+    # A folder by its whole path: the run is used later, and from elsewhere.
+    name = str(base.folder.resolve()) if base.folder == Path(base.name) else base.name
+    lock = RunLock(
+        recipe=inputs.recipe.model_dump(mode="json"),
+        base_model=ModelLock(name, base.revision, base.content_hash),
+        data=inputs.hashes,
+        seed=inputs.recipe.training.seed,
+        device=device,
+    )
+    write_lock(run.folder, lock)
+    # The file as the user wrote it, comments and all, unless --set changed what it says.
+    loaded = inputs.loaded
+    is_changed = "--set" in loaded.provenance.values()
+    text = dump_recipe(loaded.recipe, with_defaults=False) if is_changed else loaded.text
+    write_atomic(run.folder / "recipe.yaml", text)

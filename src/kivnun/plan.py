@@ -1,0 +1,60 @@
+"""What a run would do, told without doing it: rows are read, checked and tokenised, nothing is trained or written."""
+
+from kivnun.data.check_counts import count_checks, say_checks
+from kivnun.data.checks.report import CheckReport
+from kivnun.data.encode import Encoder
+from kivnun.data.preflight import check_before_training, require_no_errors
+from kivnun.data.prepare import tokenize_splits
+from kivnun.data.reading import ReadData, read_data
+from kivnun.inputs import fit_context, located_recipe
+from kivnun.models.load import load_tokenizer
+from kivnun.models.resolve import resolve_model
+from kivnun.optimization.onnx import require_exportable_model
+from kivnun.recipe.load import LoadedRecipe
+from kivnun.recipe.schema import NewModel
+from kivnun.training.loop import make_plan
+
+
+def describe_plan(loaded: LoadedRecipe) -> list[str]:
+    """What a run would do, in lines of text.
+
+    Raises:
+        UserError: What a run would refuse before training.
+    """
+    recipe = located_recipe(loaded)
+    if isinstance(recipe.base_model, NewModel):
+        read = read_data(recipe.data, recipe.training.objective)
+        report = check_before_training(read, recipe.data, recipe=str(loaded.path))
+        require_no_errors(report, recipe=str(loaded.path))
+        rows = ", ".join(f"{len(part)} {name}" for name, part in read.splits.items())
+        return [f"base model: new; rows: {rows}", *_say_data(read, report)]
+    base = resolve_model(recipe.base_model)
+    if recipe.optimization is not None:
+        chosen = recipe.optimization
+        require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
+    read = read_data(recipe.data, recipe.training.objective)
+    data, _ = fit_context(recipe.data, base)
+    encoder = Encoder(load_tokenizer(base.folder))
+    report = check_before_training(read, data, recipe=str(loaded.path), encoder=encoder)
+    require_no_errors(report, recipe=str(loaded.path))
+    prepared = tokenize_splits(read.template, read.splits, data, encoder)
+    table = prepared.table("train")
+    plan = make_plan(table.lengths(), recipe.training)
+    stages = ["dataset", "model", *(name for name in ("evaluation", "optimization") if getattr(recipe, name))]
+    return [
+        f"base model: {base.name} ({base.content_hash[:12]})",
+        f"rows: {', '.join(f'{len(part)} {name}' for name, part in prepared.splits.items())}",
+        *_say_data(read, report),
+        f"tokens: {table.num_tokens:,} to train on, {table.num_trained:,} of them learnt",
+        f"steps: {plan.num_steps} of up to {plan.step_tokens:,} tokens, method {recipe.method.kind}",
+        f"stages: {', '.join(stages)}",
+    ]
+
+
+def _say_data(read: ReadData, report: CheckReport) -> list[str]:
+    """How the rows were read and cut, and what the checks say of them."""
+    return [
+        *(f"format: {file}: {why}" for file, why in read.formats.items()),
+        *(f"data: {note}" for note in read.notes),
+        *(f"checks: {line}" for line in say_checks(count_checks(report))),
+    ]
