@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from kivnun.data.prepare import read_conversations
+from kivnun.data.reading import read_conversations
 from kivnun.data.sources import read_text
 from kivnun.data.tokens import TokenizedRow, make_table
+from kivnun.inputs import located_recipe
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model, load_tokenizer
 from kivnun.models.resolve import resolve_model
-from kivnun.pipeline import located_recipe
 from kivnun.recipe.load import load_recipe
 from kivnun.runs import find_run
 from kivnun.training.score import row_losses

@@ -16,12 +16,18 @@ from pathlib import Path
 import torch
 
 from kivnun.cli.recipe import init
+from kivnun.data.conversation import Conversation, Message
+from kivnun.data.convert import ConvertOptions, convert_data, find_target
 from kivnun.data.encode import Encoder
+from kivnun.data.files.find import find_data
 from kivnun.data.folder import read_dataset, write_dataset
-from kivnun.data.prepare import PreparedData, read_conversations, tokenize_splits
+from kivnun.data.preflight import check_splits, require_no_errors
+from kivnun.data.prepare import PreparedData, tokenize_splits
+from kivnun.data.reading import read_conversations, read_data
 from kivnun.data.sources import read_rows
 from kivnun.data.template import PromptTemplate
 from kivnun.data.tokens import TokenizedRow, make_table
+from kivnun.enrichment.enrich import EnrichOptions, plan_questions
 from kivnun.errors import UserError
 from kivnun.evaluation.runner import EvalRow, score_classification
 from kivnun.evaluation.stage import eval_rows, require_answers_fit
@@ -34,6 +40,7 @@ from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import resolve_model
 from kivnun.optimization.onnx import require_onnx_files
 from kivnun.optimization.parity import compare_answers, require_parity
+from kivnun.prices import load_prices
 from kivnun.recipe import DataSection, EvaluationSection, NewModel, SplitSection, TrainingSection, load_recipe
 from kivnun.runs import find_run, open_run, verify_artifact, write_stage
 from kivnun.runs.atomic import disk_full_as_user_error
@@ -110,14 +117,31 @@ def _artifact_damaged() -> None:
     verify_artifact(Path("runs/tone/model"))
 
 
+def _data_check() -> None:
+    data = _data(*ROWS, test=_write("data/test.jsonl", json.dumps(ROWS[0]) + "\n"))
+    report = check_splits(read_data(data, "supervised"), data, name="recipe.yaml")
+    require_no_errors(report, recipe="recipe.yaml")
+
+
 def _data_encoding() -> None:
     Path("tone.csv").write_bytes("phrase,tone\nשלום,joy\n".encode("cp1255"))
     read_rows("tone.csv")
 
 
+def _format_loss() -> None:
+    turns = [{"role": "system", "content": "Name the tone."}, {"role": "user", "content": "I got the job!"}]
+    _write_rows({"messages": [*turns, {"role": "assistant", "content": "joy"}]})
+    convert_data(find_data("data/tone.jsonl"), Path("tone.jsonl"), ConvertOptions(find_target("palm-text")))
+
+
 def _disk_full() -> None:
     with disk_full_as_user_error(Path("runs/tone/model")):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _enrich_nothing() -> None:
+    document = Message("assistant", "פעם אחת היה עץ.", trained=True)
+    plan_questions([Conversation((document,), {}, "book.txt:1")], EnrichOptions())
 
 
 def _evaluation_label() -> None:
@@ -205,6 +229,11 @@ NOTES: dict[str, ErrorNote] = {
         "anew.",
         _artifact_damaged,
     ),
+    "data-check": ErrorNote(
+        "Mend the rows that are named, or move them; `kivnun check` with the recipe shows all findings and what to do. "
+        "What you know and accept goes into `data.ignore_checks`, and is still counted aloud.",
+        _data_check,
+    ),
     "data-empty": ErrorNote("Look into the file; it may be the wrong one.", lambda: read_rows(_write("tone.csv", ""))),
     "data-encoding": ErrorNote(
         "Kivnun reads UTF-8 only: guessing an encoding would train wrong letters silently. Older Hebrew files from "
@@ -217,7 +246,8 @@ NOTES: dict[str, ErrorNote] = {
         lambda: _prepare(_data(*ROWS[:1], {"phrase": "And now?"}, {"phrase": " ", "tone": "joy"})),
     ),
     "data-format": ErrorNote(
-        "The format is chosen by the end of the file's name and nothing else. Rename or convert the file.",
+        "How a file is read follows from the end of its name and, for JSON, from how it begins; packed files are "
+        "unpacked whatever they are called. Rename or convert the file.",
         lambda: read_rows(_write("tone.xlsx", "")),
     ),
     "data-malformed": ErrorNote(
@@ -228,10 +258,26 @@ NOTES: dict[str, ErrorNote] = {
         "A relative path starts from the current folder; if there is nothing, from the recipe's folder.",
         lambda: read_rows("data/tome.jsonl"),
     ),
+    "dependency-missing": ErrorNote(
+        "Kivnun installs without the packages that only some commands need. The hint is the command that installs them."
+    ),
     "disk-full": ErrorNote(
         "Free some space, or give a `--run-dir` on another disk. What was finished is kept, and nothing half-written "
         "stays behind.",
         _disk_full,
+    ),
+    "endpoint-failed": ErrorNote(
+        "The text says what the endpoint answered, without the key. Answers that came before are kept beside the "
+        "output; the same command asks only for the rest."
+    ),
+    "enrich-nothing": ErrorNote(
+        "New rows are made from what a user says and an assistant answers in words. Rows with tools or pictures, and "
+        "documents, have no such pair.",
+        _enrich_nothing,
+    ),
+    "estimate-failed": ErrorNote(
+        "An estimate runs real training steps in a process of its own; the text is the last line that it said. "
+        "`--no-measure` counts tokens, memory and prices without training."
     ),
     "evaluation-label": ErrorNote(
         "A classification compares the model's answer with a label column. The trained answer must therefore be the "
@@ -250,6 +296,11 @@ NOTES: dict[str, ErrorNote] = {
         "Name a file in a folder that you may write to; folders that are missing are made.",
         lambda: init(Path(_write("recipe.yaml", "mine")) / "tone.yaml"),
     ),
+    "format-loss": ErrorNote(
+        "Nothing was written. Choose a format that holds what the rows have, or take it out of them; further columns "
+        "are left out, and counted, with `--drop-extra`.",
+        _format_loss,
+    ),
     "logits-not-finite": ErrorNote(
         "The weights are broken, since a finite model gives finite logits. Train again with a lower learning rate, or "
         "in fp32.",
@@ -259,6 +310,10 @@ NOTES: dict[str, ErrorNote] = {
         "The weights were not touched by the failed step. Lower `training.learning_rate`. If it happens on step 1, the "
         "base model's own weights are at fault; look at the rows that are named, too.",
         _loss_not_finite,
+    ),
+    "memory-full": ErrorNote(
+        "Large files are checked by several processes. Close other programs, or leave out the search for near "
+        "duplicates: `--near off` needs far less memory."
     ),
     "messages-invalid": ErrorNote(
         "Rows of conversations follow OpenAI's format: a list of turns, each with `role` and `content`, the last one "
@@ -285,6 +340,11 @@ NOTES: dict[str, ErrorNote] = {
         "are shown. For int4 it means that the loss is larger than `optimization.min_int4_agreement` allows: a smaller "
         "`optimization.block_size` loses less.",
         _parity_failed,
+    ),
+    "prices-invalid": ErrorNote(
+        "All problems of the table are listed at once. `kivnun estimate --write-prices FILE` writes the shipped "
+        "table, which can then be edited.",
+        lambda: load_prices(Path(_write("prices.yaml", "as_of: 2026-11-21\ncurency: USD\n"))),
     ),
     "prompt-invalid": ErrorNote(
         "Shorten the prompt. It is never cut for you: the model would answer another question than was asked. A "

@@ -8,13 +8,18 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from check_notes import CHECK_NOTES
+from data_pages import checks_page, formats_page
 from error_notes import NOTES
+from format_notes import FORMAT_NOTES
 from typer import Typer
 from typer.testing import CliRunner
 
 from kivnun.cli.app import app
 from kivnun.errors import CODES
 from kivnun.recipe.explain import describe_fields, reference_page
+
+__all__ = ["CHECK_NOTES", "FORMAT_NOTES", "NOTES", "list_verbs", "main", "make_pages", "stale_pages"]
 
 REFERENCE = Path(__file__).parent / "reference"
 ERRORS_TITLE = """# Errors
@@ -41,6 +46,8 @@ def make_pages() -> dict[Path, str]:
         REFERENCE / "recipe.md": reference_page(describe_fields()),
         REFERENCE / "errors.md": "\n".join([ERRORS_TITLE, *_error_sections()]),
         REFERENCE / "cli.md": "\n".join([CLI_TITLE, *_verb_sections()]),
+        REFERENCE / "formats.md": formats_page(),
+        REFERENCE / "checks.md": checks_page(),
     }
 
 

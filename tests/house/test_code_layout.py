@@ -2,6 +2,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 from kivnun.errors import CODES
@@ -67,3 +68,9 @@ def test_no_file_names_a_place_that_only_one_machine_has(root: Path) -> None:
     files = [*(path for path in root.iterdir() if path.is_file()), *folders]
     texts = {path: path.read_bytes().decode("utf-8", "replace") for path in files if path.stat().st_size < 2_000_000}
     assert [str(path) for path, text in texts.items() if PRIVATE_PLACES.search(text)] == []
+
+
+def test_no_two_test_files_have_one_name(root: Path) -> None:
+    # Tests stand in no packages: pytest takes the second file of a name for the first.
+    names = Counter(path.name for path in (root / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -97,7 +97,7 @@ def _refuse(path: Path, faults: Sequence[Finding]) -> UserError:
             "data-encoding",
             said[0],
             details=first_problems(said[1:]),
-            hint=f"convert it, for Hebrew Windows files: iconv -f cp1255 -t utf-8 {path.name} > fixed",
+            hint=f"`kivnun repair fix-encoding {path} fixed{path.suffix}` decodes it, and says what it guesses",
         )
     said = [f"{fault.where}: {fault.message}" for fault in faults]
     hint = CHECKS[faults[0].code].hint
