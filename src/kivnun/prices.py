@@ -67,11 +67,12 @@ def load_prices(path: Path | None = None) -> tuple[PriceTable, Path]:
     try:
         value = YAML(typ="safe", pure=True).load(chosen.read_text("utf-8"))
         return PriceTable.model_validate(value), chosen
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        raise _refusal(chosen, next(iter(str(error).splitlines()), type(error).__name__), []) from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}" for each in error.errors()]
         raise _refusal(chosen, f"{len(lines)} problem(s)", lines) from error
+    except (OSError, RecursionError, ValueError, YAMLError) as error:
+        # Dates that do not exist and bytes that are not UTF-8 are plain ValueErrors.
+        raise _refusal(chosen, next(iter(str(error).splitlines()), type(error).__name__), []) from error
 
 
 def _refusal(path: Path, problem: str, details: list[str]) -> UserError:

@@ -2,24 +2,11 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-
-Reply = Callable[[dict], str]
-
-
-@dataclass
-class Endpoint:
-    """The server's address, what it was asked, and what it answers."""
-
-    url: str = ""
-    requests: list[dict] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    reply: Reply = lambda _request: "[]"
-    fail_after: int | None = None
+from endpoint_state import Endpoint
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from conftest import Endpoint
+from endpoint_state import Endpoint
 
 from kivnun.data.conversation import Conversation, Message, ToolCall
 from kivnun.data.formats import FORMATS
@@ -177,10 +177,26 @@ def test_rows_with_tools_or_without_a_question_are_not_asked_about() -> None:
     assert caught.value.code == "enrich-nothing"
 
 
-@pytest.mark.parametrize("text", ["", "no array", "[", '{"a": 1}', "[]", "[[[[", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[" + "1" * 5_000 + "]", "no array", "[", '{"a": 1}', "[]", "[[[[", "[" * 100_000]
+)
 def test_an_answer_without_an_array_is_one_thing_that_was_not_asked_for(text: str) -> None:
     assert read_answer(ask_paraphrases(ROWS[0], 2), text) == ([], 1)
     assert read_answer(ask_examples(ROWS, 2), text) == ([], 1)
+
+
+def test_half_an_emoji_in_an_answer_does_not_stop_the_rest(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.reply = lambda _request: r'["A broken sign \ud83d in this one", "The keys fell out of my bag today"]'
+    result = make(endpoint, tmp_path, questions=1, seed=first_seed_for("I lost my keys"))
+    assert (result.offered, result.kept) == (2, 1)
+    assert texts_in(tmp_path / "out.jsonl")[-1] == "The keys fell out of my bag today"
+
+
+def test_what_is_secret_in_an_address_is_not_written(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.reply = lambda _request: '["The keys fell out of my bag today"]'
+    url = endpoint.url.replace("http://", "http://dana:secret@") + "?token=hidden"
+    writer = endpoint_writer(url, "any", key_variable="K", temperature=0, max_new_tokens=9, parallel=1)
+    assert writer.place == endpoint.url
 
 
 def test_a_model_on_this_machine_is_asked_with_its_own_chat_template(tiny_model_folder: Path) -> None:

@@ -43,6 +43,14 @@ def test_a_row_costs_three_tokens_and_each_message_three_more_and_a_name_one() -
     assert count_hosted_tokens([row], count_letters) == [3 + 2 * 3 + 1 + text]
 
 
+def test_declared_tools_are_counted() -> None:
+    tool = {"type": "function", "function": {"name": "find", "description": "x" * 2_000}}
+    turns = (Message("user", "a", trained=False), Message("assistant", "b", trained=True))
+    plain, with_tool = Conversation(turns, {}, "a:1"), Conversation(turns, {}, "a:1", tools=(tool,))
+    before, after = count_hosted_tokens([plain, with_tool], count_letters)
+    assert after - before > 2_000
+
+
 @given(tokens=st.lists(st.integers(1, 300), min_size=1), epochs=st.integers(1, 5))
 def test_the_bill_is_price_times_tokens_times_epochs_with_rows_cut_at_the_limit(
     tokens: list[int], epochs: int, tmp_path_factory: pytest.TempPathFactory
@@ -75,6 +83,8 @@ def test_the_users_own_table_comes_before_the_shipped_one(tmp_path: Path, monkey
         (TABLE.replace("training: 2.0", "trainnig: 2.0"), "services.0.models.0.trainnig"),
         (TABLE.replace("training: 2.0", "training: -2.0"), "services.0.models.0.training"),
         (TABLE.replace("as_of: 2026-01-01", "as_of: soon"), "as_of"),
+        (TABLE.replace("2026-01-01", "2026-13-01"), "month"),
+        ("[" * 3_000, "prices.yaml"),
         ("a: [", "prices.yaml"),
     ],
 )

@@ -24,6 +24,12 @@ def test_an_estimate_measures_both_methods_and_counts_what_a_run_would_read(
     assert not (work / "runs").exists(), "an estimate leaves nothing"
 
 
+def test_a_file_of_the_current_folder_is_not_run(work: Path, kivnun_here: Callable[..., Ended]) -> None:
+    (work / "json.py").write_text("raise SystemExit('this file was run')\n", "utf-8")
+    ended = kivnun_here("estimate", "recipe.yaml", "--seconds", "0.1", "--json")
+    assert ended.status == 0, ended.err
+
+
 def test_without_measuring_the_table_says_so(work: Path, kivnun_here: Callable[..., Ended]) -> None:
     ended = kivnun_here("estimate", "recipe.yaml", "--no-measure")
     assert ended.status == 0, ended.err

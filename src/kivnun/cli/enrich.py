@@ -46,6 +46,7 @@ def enrich(
 ) -> None:
     """Ask a model for more rows; answers are kept, so that the same command goes on after an interruption."""
     from kivnun.cli.files import require_free
+    from kivnun.cli.output import tell
     from kivnun.enrichment.enrich import EnrichOptions, plan_questions
     from kivnun.enrichment.rows import read_enrich_rows
 
@@ -53,7 +54,9 @@ def enrich(
         require_free(out, data, force=force)
     read = read_enrich_rows(data, against or [], wanted=from_format, prompt=prompt, answer=answer)
     for note in read.notes:
-        sys.stderr.write(f"{note}\n")
+        tell(note)
+    if not read.held_out:
+        tell("nothing is held out: name the test rows with --against, or cut them off first with `kivnun split`")
     options = EnrichOptions(
         kind, number, questions, tuple(label or ()), wishes, temperature=temperature, seed=seed, only_new=only_new
     )
@@ -112,6 +115,8 @@ def _run(read: "EnrichRows", writer: "Writer", options: "EnrichOptions", out: Pa
 
 
 def _show_plan(questions: "list[Question]", *, as_json: bool) -> None:
+    from kivnun.data.visible import make_visible
+
     first = questions[0]
     characters = sum(len(text) for question in questions for _, text in question.messages)
     if as_json:
@@ -120,7 +125,7 @@ def _show_plan(questions: "list[Question]", *, as_json: bool) -> None:
         return
     typer.echo(f"{len(questions):,} questions of {characters:,} characters together, nothing is asked; the first one:")
     for role, text in first.messages:
-        typer.echo(f"[{role}] {text}")
+        typer.echo("\n".join(make_visible(line) for line in f"[{role}] {text}".split("\n")))
 
 
 def _print(result: "EnrichResult", out: Path) -> None:

@@ -114,10 +114,11 @@ def _find_array(text: str) -> list[object] | None:
             return None
         try:
             value, _ = decoder.raw_decode(text, start)
-        except json.JSONDecodeError:
-            continue
         except RecursionError:
             return None
+        except ValueError:
+            # No JSON, or a number of more digits than Python reads.
+            continue
         if isinstance(value, list) and value:
             return value
     return None
@@ -125,6 +126,8 @@ def _find_array(text: str) -> list[object] | None:
 
 def _make_row(question: Question, item: object) -> Candidate | None:
     source = question.sources[0]
+    if not _is_writable(item):
+        return None
     if question.kind == "paraphrase":
         if not isinstance(item, str) or not item.strip():
             return None
@@ -137,6 +140,15 @@ def _make_row(question: Question, item: object) -> Candidate | None:
     system = tuple(turn for turn in source.messages[:1] if turn.role in {"system", "developer"})
     turns = (*system, Message("user", asked.strip(), trained=False), Message("assistant", answer.strip(), trained=True))
     return Candidate(Conversation(turns, {}, source.where), question)
+
+
+def _is_writable(item: object) -> bool:
+    """Whether every character can be written: half of a surrogate pair cannot."""
+    try:
+        json.dumps(item, ensure_ascii=False).encode()
+    except ValueError:
+        return False
+    return True
 
 
 def _with_text(source: Conversation, turn: int, text: str) -> Conversation:

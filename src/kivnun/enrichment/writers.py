@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import torch
 
@@ -66,6 +67,7 @@ def endpoint_writer(
         ) from error
     # The SDK refuses an empty key; servers on one's own machine want none.
     key = os.environ.get(key_variable) or "none"
+    place = _public(base_url)
     client = OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT_SECONDS)
 
     def ask(messages: Sequence[tuple[str, str]], seed: int) -> str:
@@ -80,12 +82,18 @@ def endpoint_writer(
         except OpenAIError as error:
             raise UserError(
                 "endpoint-failed",
-                f"{base_url}: {type(error).__name__}: {str(error).replace(key, '***') if key != 'none' else error}",
+                f"{place}: {type(error).__name__}: {str(error).replace(key, '***') if key != 'none' else error}",
                 hint=f"check the address, --model {model} and the key in ${key_variable}; answers so far are kept",
             ) from error
         return (answer.choices[0].message.content if answer.choices else None) or ""
 
-    return Writer(model, base_url, ask, parallel)
+    return Writer(model, place, ask, parallel)
+
+
+def _public(base_url: str) -> str:
+    """An address without what may be secret in it: user, password and query."""
+    parts = urlsplit(base_url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def local_writer(name: str, *, temperature: float, max_new_tokens: int) -> Writer:

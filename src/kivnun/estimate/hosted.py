@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import orjson
+
 from kivnun.data.conversation import Conversation, Message
 from kivnun.prices import ModelPrice, PriceTable
 
@@ -43,7 +45,7 @@ def count_hosted_tokens(conversations: Iterable[Conversation], count: CountToken
     rows = list(conversations)
     for start in range(0, len(rows), BATCH_ROWS):
         batch = rows[start : start + BATCH_ROWS]
-        texts = [[text for message in row.messages for text in _texts(message)] for row in batch]
+        texts = [[*(text for message in row.messages for text in _texts(message)), *_declared(row)] for row in batch]
         counts = iter(count([text for row in texts for text in row]))
         for row, parts in zip(batch, texts, strict=True):
             names = sum(bool(message.name) for message in row.messages)
@@ -71,6 +73,11 @@ def _price(service: str, price: ModelPrice, row_tokens: Sequence[int], epochs: f
         input_price=price.input,
         output_price=price.output,
     )
+
+
+def _declared(row: Conversation) -> list[str]:
+    """The declared tools as JSON: an upper bound, since services write them in a shorter form of their own."""
+    return [orjson.dumps(row.tools).decode()] if row.tools else []
 
 
 def _texts(message: Message) -> list[str]:

@@ -63,7 +63,8 @@ def measure_training(
             "seconds": seconds,
         }
         process = subprocess.run(
-            [sys.executable, "-m", "kivnun.estimate.worker"],
+            # -P: a file of the current folder, among downloaded data perhaps, must not stand in for a module.
+            [sys.executable, "-P", "-m", "kivnun.estimate.worker"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
