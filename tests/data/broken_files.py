@@ -46,6 +46,11 @@ class BrokenFile:
         """What is named on the command line."""
         return "." if self.beside else self.name
 
+    @property
+    def place(self) -> str:
+        """What a command that stops here must name: where no format fits, that is the file."""
+        return f"{self.name}:{self.line}: " if self.line and self.code != "format-unknown" else self.name
+
 
 def talk(*turns: tuple[str, object] | Mapping[str, object], **more: object) -> dict[str, object]:
     messages = [each if isinstance(each, Mapping) else {"role": each[0], "content": each[1]} for each in turns]
@@ -87,8 +92,12 @@ def table(code: str, line: int, content: bytes, name: str = "rows.csv", **more: 
 
 
 def parquet(columns: Mapping[str, list[object]]) -> bytes:
+    return write_parquet(pa.table(dict(columns)))
+
+
+def write_parquet(rows: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    write_table(pa.table(dict(columns)), buffer)
+    write_table(rows, buffer)
     return buffer.getvalue()
 
 
@@ -109,6 +118,7 @@ SYNTAX = GOOD_LINES + b'{"messages": [}\n'
 HEBREW = dumps(chat("מה שלום הילדים היום?")).decode()
 TEXTS: dict[str, list[object]] = {"question": ["Who?", "Where?", "When?"], "answer": ["Me.", "Here.", None]}
 MANY_ROWS = jsonl(*(chat(f"Is {word(n)} here?", f"Look for {word(n)} there.") for n in range(300)))
+TWO_COLUMNS = write_parquet(pa.Table.from_arrays([pa.array(["a b"])] * 2, names=["text", "text"]))
 WRONG_CHECKSUM = gzip.compress(GOOD_LINES)[:-8] + bytes(8)
 
 JSONL = {
@@ -128,7 +138,7 @@ JSONL = {
     "NULs at the end, as after a crash": third("json-syntax", bytes(4096)),
     "a line without its end": third("json-syntax", dumps(GOOD[0])[:-9]),
     "a fault behind Windows line ends": BrokenFile("json-syntax", 3, SYNTAX.replace(b"\n", b"\r\n")),
-    "line ends of the old Macintosh": BrokenFile("json-syntax", 1, GOOD_LINES.replace(b"\n", b"\r")),
+    "a fault behind line ends of the old Macintosh": BrokenFile("json-syntax", 3, SYNTAX.replace(b"\n", b"\r")),
     "a fault behind a line of five megabytes": BrokenFile(
         "json-syntax", 3, jsonl(GOOD[0], chat("Well?", "A word " * 800_000 + "ends")) + b"{\n", also=("length-outlier",)
     ),
@@ -248,9 +258,13 @@ WHOLE_FILES = {
     "text that is called Parquet": BrokenFile("file-unreadable", 0, GOOD_LINES, "rows.parquet"),
     "nothing that is called Parquet": BrokenFile("file-unreadable", 0, b"", "rows.parquet"),
     "Parquet with a null": BrokenFile("field-null", 3, parquet(TEXTS), "rows.parquet"),
+    "Parquet with a column name twice": BrokenFile("csv-header", 0, TWO_COLUMNS, "rows.parquet"),
     "Parquet without rows": BrokenFile("file-empty", 0, parquet({"question": [], "answer": []}), "rows.parquet"),
     "packed Parquet with a null": BrokenFile("field-null", 3, gzip.compress(parquet(TEXTS)), "rows.parquet.gz"),
     "Arrow with a null": BrokenFile("field-null", 3, arrow(TEXTS), "rows.arrow"),
+    "Arrow whose texts lie outside of it": BrokenFile(
+        "file-unreadable", 0, arrow(TEXTS).replace(b"\3\0\0\0\x08\0\0\0", b"\3\0\0\0\xff\xff\xff\x7f"), "rows.arrow"
+    ),
     "Arrow that is cut off": BrokenFile("file-unreadable", 0, arrow(TEXTS)[:-60], "rows.arrow"),
     "a text without a word": BrokenFile("file-empty", 0, b"\n \n", "book.txt"),
     "more texts than labels": BrokenFile(
@@ -261,4 +275,23 @@ WHOLE_FILES = {
     ),
     "a program beside the data": BrokenFile("file-skipped", 0, b"MZ", "tool.exe", {"train.jsonl": GOOD_LINES}),
 }
-FILES: dict[str, BrokenFile] = {**JSONL, **ENCODINGS, **ARRAYS, **TABLES, **WHOLE_FILES}
+TASK = b'{"Definition": ["Say it."], "Positive Examples": [],\n"Instances": [{"input": "a b", "output": ["c"]},\n%s]}\n'
+UTTERANCES = b'{"PlayMusic": [{"data": [{"text": "play "}, {"text": "jazz", "entity": "genre"}]},\n%s]}\n'
+QUESTIONS = (
+    b'{"data": [{"title": "A", "paragraphs": [{"context": "A town by the sea.", "qas": [\n'
+    b'{"question": "Where?", "answers": [{"text": "by the sea", "answer_start": 7}]},\n%s]}]}]}\n'
+)
+COLLECTIONS = {
+    "an instance without its output": in_array("field-missing", 3, TASK % b'{"input": "d e"}'),
+    "an instance whose input is null": in_array("field-null", 3, TASK % b'{"input": null, "output": ["c"]}'),
+    "an instance with no answer": in_array("field-empty", 3, TASK % b'{"input": "d e", "output": []}'),
+    "an instance that is a text": in_array("json-not-object", 3, TASK % b'"d e"'),
+    "a task that breaks off": in_array("json-syntax", 3, (TASK % b'{"input": "d e", "output": ["f"]}')[:-3]),
+    "an utterance that is a text": in_array("field-type", 2, UTTERANCES % b'{"data": "stop"}'),
+    "an utterance without its text": in_array("field-type", 2, UTTERANCES % b'{"data": [{"entity": "genre"}]}'),
+    "a question without answers": in_array("field-empty", 3, QUESTIONS % b'{"question": "When?", "answers": []}'),
+    "a question that is a list": in_array(
+        "field-type", 3, QUESTIONS % b'{"question": [1], "answers": [{"text": "x"}]}'
+    ),
+}
+FILES: dict[str, BrokenFile] = {**JSONL, **ENCODINGS, **ARRAYS, **TABLES, **WHOLE_FILES, **COLLECTIONS}

@@ -139,7 +139,15 @@ PALM = {"messages": [{"author": "user", "content": "Who is there?"}, {"author": 
 PALM_TEXT = {"input_text": "Who is there?", "output_text": "It is me."}
 LABELLED = {"text": "a fine film", "label": "good"}
 REINFORCEMENT = {**talk(("user", "What is six times two?")), "reference": "12"}
+ASKS = {"role": "user", "text": "A film please"}
+LOOKS = [{"role": "agent", "api": {"find": {"city": "Haifa"}}}, {"role": "api", "response": {"find": {"film": "Yes"}}}]
+REWARD = {"context": [ASKS, *LOOKS], "generation": {"role": "agent", "text": "Here is one."}, "reward": 1.0}
 MODEL = {"role": "model", "parts": [{"text": "Hello to you"}]}
+
+
+def reward(code: str, *also: str, **changes: object) -> BrokenFile:
+    """Dialogues of Taskmaster, which declare no functions."""
+    return after(code, REWARD, {**REWARD, "reward": 0.0, **changes}, "tool-unknown", *also)
 
 
 def gemini(code: str, *contents: object, **more: object) -> BrokenFile:
@@ -202,6 +210,15 @@ FORMATS = {
         "field-missing",
         3,
         jsonl(*({"prompt": f"{w}?", "completion": f"{w}s"} for w in WORDS[:2]), {"prompt": "Where?"}),
+    ),
+    "a reward of two": reward("label-invalid", reward=2),
+    "a reward for nothing": reward("content-missing", generation={"role": "agent"}),
+    "a reward for no object": reward("field-type", generation="Here is one."),
+    "a dialogue of a speaker whom nobody knows": reward("role-unknown", context=[{"role": "cat", "text": "Mew"}]),
+    "a dialogue whose user calls": reward("field-unknown", context=[{**ASKS, "api": {"find": {}}}]),
+    "a dialogue whose user gives a result": reward("field-unknown", context=[{"role": "user", "response": {"a": 1}}]),
+    "a dialogue with a text for an answer to no call": reward(
+        "tool-result-orphan", context=[ASKS, {"role": "api", "text": "It is late"}]
     ),
     "a row without its label": after("field-missing", LABELLED, {"text": "a poor film"}),
     "a label that is a list": after("field-type", LABELLED, {"text": "a poor film", "label": ["bad"]}),

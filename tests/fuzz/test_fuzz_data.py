@@ -1,6 +1,8 @@
 """Short fuzzing of the data layer; `bench/fuzz_data.py` does the same for minutes."""
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,9 @@ PIECES = [
     b"null",
     b'{"a": 1}\n',
 ]
+# The first rows of the table's files: one of each format.
+GOOD_ROWS = sorted({broken.content.partition(b"\n")[0] for broken in SMALL if broken.content.startswith(b'{"')} - {b""})
+GOOD_ROWS = [row for row in GOOD_ROWS if row.endswith(b"}")]
 KEYS = (
     "messages",
     "role",
@@ -94,6 +99,52 @@ def test_any_bytes_are_rows_or_findings(layout: str, content: bytes, encoding: s
 @given(value=st.dictionaries(st.sampled_from(KEYS), values, max_size=5))
 def test_any_value_is_a_row_of_every_format_or_refused(value: object) -> None:
     read_value(value)
+
+
+DEEP = b"[" * 900 + b"]" * 900
+FOUND = {
+    "examples nested too deeply": (
+        "rows.json",
+        b'{"Definition": "x", "Positive Examples": [{"a": '
+        + DEEP
+        + b'}], "Instances": [{"input": "a", "output": "b"}]}',
+    ),
+    "a text of the API that is no JSON": (
+        "rows.jsonl",
+        b'{"context": [{"role": "api", "text": "x"}], "generation": {"role": "agent", "text": "y"}, "reward": 1}',
+    ),
+    "a list of the API": (
+        "rows.jsonl",
+        b'{"context": [{"role": "agent", "api": {"f": {}}}, {"role": "api", "text": "[\\"f\\"]"}],'
+        b' "generation": {"role": "agent", "text": "y"}, "reward": 1}',
+    ),
+    "a line break in a key": ("rows.jsonl", b'{"messages": [{"role": "user", "cont\\nent": "x"}]}'),
+    "a role that is a list": ("rows.jsonl", b'{"system": "s", "messages": [{"role": ["user"], "content": "x"}]}'),
+}
+
+
+@pytest.mark.parametrize("action", dict.fromkeys(ACTIONS))
+@pytest.mark.parametrize("name", FOUND)
+def test_what_once_was_a_crash_is_none(name: str, action: str, tmp_path: Path) -> None:
+    run_bytes(make_seed(*FOUND[name], action), tmp_path)
+
+
+def places(value: object) -> Iterator[tuple[dict[str, object] | list[object], str | int]]:
+    """Every place of a value inside lists and objects, with what holds it."""
+    if isinstance(value, dict | list):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_row_with_values_replaced_is_read_or_refused_in_every_format(data: st.DataObject) -> None:
+    row = json.loads(data.draw(st.sampled_from(GOOD_ROWS)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        holder, key = data.draw(st.sampled_from(list(places(row))))
+        holder[key] = data.draw(values)
+    read_value(row)
 
 
 @pytest.mark.parametrize("name", BROKEN_FILES)

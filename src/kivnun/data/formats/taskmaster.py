@@ -69,6 +69,10 @@ def _read_turn(turn: object, place: str, problems: Problems) -> Message:
     text, calls, response = turn.get("text"), turn.get("api"), turn.get("response")
     if text is None and calls is None and response is None:
         problems.append(("content-missing", f"{place} has neither text nor a call nor a response"))
+    if calls is not None and role not in ("assistant", ""):
+        problems.append(("field-unknown", f"{place} has `api`, which belongs to the agent's turns"))
+    if response is not None and (role not in ("tool", "") or text is not None):
+        problems.append(("field-unknown", f"{place} has `response`, which stands alone in turns of the api"))
     wrong = [key for key, kind in (("text", str), ("api", dict), ("response", dict)) if not _is(turn.get(key), kind)]
     problems += [("content-type", f"{place}: `{key}` has the wrong type: {show(turn[key])}") for key in wrong]
     if wrong:

@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -198,15 +198,31 @@ def _refuse(source: Source, line: int, error: UnicodeDecodeError, encoding: str)
 
 def _cut_lines(source: Source, mark: bytes) -> Iterator[bytes]:
     """Lines with their ends, the first one without the byte-order mark."""
-    kept = b""
-    skipped = len(mark)
-    for chunk in _stream(source):
-        *lines, kept = (kept + chunk[skipped:]).split(b"\n")
-        skipped = 0
-        for line in lines:
-            yield line + b"\n"
-    if kept:
-        yield kept
+    return cut_at_newlines(_without_start(_stream(source), len(mark)))
+
+
+def cut_at_newlines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their ends, of bytes that come in chunks.
+
+    Args:
+        chunks: Bytes; a line may reach over any number of them.
+    """
+    # A line's beginning waits as a list: joined to each chunk anew, a line of a gigabyte would be copied for hours.
+    waiting: list[bytes] = []
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        waiting.append(first)
+        for line in others:
+            yield b"".join((*waiting, b"\n"))
+            waiting = [line]
+    if any(waiting):
+        yield b"".join(waiting)
+
+
+def _without_start(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    for chunk in chunks:
+        yield chunk[size:]
+        size = max(0, size - len(chunk))
 
 
 def _take_start(source: Source) -> Iterator[bytes]:
