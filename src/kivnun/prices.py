@@ -2,7 +2,7 @@
 
 import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -44,7 +44,7 @@ class PriceTable(_Closed):
     """Prices of a day."""
 
     as_of: datetime.date
-    currency: str
+    currency: Literal["USD"]
     services: tuple[Service, ...]
 
     def is_old(self, today: datetime.date) -> bool:
@@ -66,13 +66,16 @@ def load_prices(path: Path | None = None) -> tuple[PriceTable, Path]:
     chosen = path or (own_table() if own_table().is_file() else SHIPPED)
     try:
         value = YAML(typ="safe", pure=True).load(chosen.read_text("utf-8"))
-        return PriceTable.model_validate(value), chosen
+        table = PriceTable.model_validate(value)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg'].lower()}" for each in error.errors()]
         raise _refusal(chosen, f"{len(lines)} problem(s)", lines) from error
     except (OSError, RecursionError, ValueError, YAMLError) as error:
         # Dates that do not exist and bytes that are not UTF-8 are plain ValueErrors.
         raise _refusal(chosen, next(iter(str(error).splitlines()), type(error).__name__), []) from error
+    if table.as_of > datetime.datetime.now(tz=datetime.UTC).date():
+        raise _refusal(chosen, f"as_of: {table.as_of} has not come yet", [])
+    return table, chosen
 
 
 def _refusal(path: Path, problem: str, details: list[str]) -> UserError:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -30,9 +31,10 @@ def endpoint() -> Iterator[Endpoint]:
                     "model": request["model"],
                     "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
                 }
-            body = json.dumps(answer).encode()
+            body = json.dumps(answer).encode() if state.raw is None else state.raw
+            time.sleep(state.seconds)
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", "text/html" if state.raw is not None else "application/json")
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -15,3 +15,5 @@ class Endpoint:
     keys: list[str] = field(default_factory=list)
     reply: Reply = lambda _request: "[]"
     fail_after: int | None = None
+    raw: bytes | None = None
+    seconds: float = 0.0

@@ -192,6 +192,39 @@ def test_half_an_emoji_in_an_answer_does_not_stop_the_rest(endpoint: Endpoint, t
     assert texts_in(tmp_path / "out.jsonl")[-1] == "The keys fell out of my bag today"
 
 
+@pytest.mark.parametrize("raw", [b"<html>a gateway</html>", b""])
+def test_an_answer_of_another_kind_is_an_error_of_the_endpoint(endpoint: Endpoint, tmp_path: Path, raw: bytes) -> None:
+    endpoint.raw = raw
+    with pytest.raises(UserError) as caught:
+        make(endpoint, tmp_path)
+    assert caught.value.code == "endpoint-failed"
+
+
+@pytest.mark.parametrize(("key", "address"), [("sk-עברית", "http://h/v1"), ("sk a", "http://h/v1"), ("k", "h:80/v1")])
+def test_a_key_or_an_address_that_cannot_be_one_is_refused_at_once(
+    key: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(UserError) as caught:
+        endpoint_writer(address, "m", key_variable="TEST_KEY", temperature=0, max_new_tokens=9, parallel=1)
+    assert caught.value.code == "endpoint-failed"
+
+
+def test_answers_that_are_on_their_way_when_it_is_interrupted_are_kept(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.seconds = 0.3
+    endpoint.reply = lambda _request: json.dumps([f"Quite another thing, number {len(endpoint.requests)} of the day"])
+
+    def interrupt(*_counts: int) -> None:
+        raise KeyboardInterrupt
+
+    read = EnrichRows(tuple(ROWS), (), (), OPENAI_CHAT, ())
+    writer = endpoint_writer(endpoint.url, "any", key_variable="K", temperature=0.5, max_new_tokens=9, parallel=2)
+    with pytest.raises(KeyboardInterrupt):
+        enrich(read, writer, EnrichOptions(), out=tmp_path / "out.jsonl", show=interrupt)
+    lines = (tmp_path / "out.jsonl.answers.jsonl").read_bytes().splitlines()
+    assert len({orjson.loads(line)["question"] for line in lines}) == len(lines) == len(endpoint.requests)
+
+
 def test_what_is_secret_in_an_address_is_not_written(endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.reply = lambda _request: '["The keys fell out of my bag today"]'
     url = endpoint.url.replace("http://", "http://dana:secret@") + "?token=hidden"

@@ -84,6 +84,8 @@ def test_the_users_own_table_comes_before_the_shipped_one(tmp_path: Path, monkey
         (TABLE.replace("training: 2.0", "training: -2.0"), "services.0.models.0.training"),
         (TABLE.replace("as_of: 2026-01-01", "as_of: soon"), "as_of"),
         (TABLE.replace("2026-01-01", "2026-13-01"), "month"),
+        (TABLE.replace("USD", "EUR"), "currency"),
+        (TABLE.replace("2026-01-01", "2999-01-01"), "as_of"),
         ("[" * 3_000, "prices.yaml"),
         ("a: [", "prices.yaml"),
     ],

@@ -1,9 +1,12 @@
 """Enrich a data set: plan the questions, ask them, judge what comes back, and write rows with their origins."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from kivnun.errors import UserError
 from kivnun.runs import write_atomic
 
 SHOTS = 5
+GRACE_SECONDS = 10.0
 Show = Callable[[int, int, int], None]
 """Progress: questions done, all questions, rows kept so far."""
 
@@ -169,20 +173,51 @@ def _ask_all(
 ) -> Iterator[tuple[Question, str]]:
     """Every question with its answer, in order; several are asked at once where the writer allows it."""
     wanted = {key: question for key, question in zip(keys, questions, strict=True) if answers.find(key) is None}
-    with ThreadPoolExecutor(writer.parallel) as pool:
-        running = {key: pool.submit(writer.ask, question.messages, options.seed) for key, question in wanted.items()}
-        try:
-            for question, key in zip(questions, keys, strict=True):
-                if answers.find(key) is None:
-                    answers.add(key, running[key].result())
-                yield question, answers.find(key) or ""
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for key, future in running.items():
-                # What is answered by now was paid for as well.
-                if future.done() and not future.cancelled() and future.exception() is None:
-                    answers.add(key, future.result())
-            raise
+    with _asking(writer, wanted, answers, options.seed) as asked:
+        for question, key in zip(questions, keys, strict=True):
+            if key in asked:
+                asked[key].result()
+            yield question, answers.find(key) or ""
+
+
+@contextmanager
+def _asking(
+    writer: Writer, wanted: Mapping[str, Question], answers: AnswerFile, seed: int
+) -> Generator[Mapping[str, Future[None]]]:
+    """Questions under way. Whatever ends it, answers on their way are waited for a little: they are paid for.
+
+    The threads are daemons: an endpoint that hangs must not keep the program from ending.
+    """
+    asked = {key: Future[None]() for key in wanted}
+    waiting = deque(wanted.items())
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                key, question = waiting.popleft()
+            try:
+                answer = writer.ask(question.messages, seed)
+                with lock:
+                    answers.add(key, answer)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
+                asked[key].set_exception(error)
+                return
+            asked[key].set_result(None)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(writer.parallel, len(wanted)))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield asked
+    finally:
+        with lock:
+            waiting.clear()
+        last = time.monotonic() + GRACE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, last - time.monotonic()))
 
 
 def _write(out: Path, read: EnrichRows, new: Sequence[Conversation], *, with_old: bool) -> None:

@@ -59,6 +59,7 @@ def endpoint_writer(
     """
     try:
         from openai import OpenAI, OpenAIError  # noqa: PLC0415 - an extra
+        from openai.types.chat import ChatCompletion  # noqa: PLC0415 - see above
     except ImportError as error:
         raise UserError(
             "dependency-missing",
@@ -66,7 +67,20 @@ def endpoint_writer(
             hint="pip install 'kivnun[endpoints]'",
         ) from error
     # The SDK refuses an empty key; servers on one's own machine want none.
-    key = os.environ.get(key_variable) or "none"
+    # A key that was read from a file often ends in a line break.
+    key = os.environ.get(key_variable, "").strip() or "none"
+    if not key.isascii() or any(sign.isspace() for sign in key):
+        raise UserError(
+            "endpoint-failed",
+            f"the key in ${key_variable} holds characters that no key has",
+            hint=f"set ${key_variable} to the key alone, without quotes or spaces",
+        )
+    if not base_url.startswith(("http://", "https://")):
+        raise UserError(
+            "endpoint-failed",
+            f"{base_url} is no address",
+            hint="begin it with https:// (or http:// for a server of your own), and end it with /v1",
+        )
     place = _public(base_url)
     client = OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT_SECONDS)
 
@@ -79,12 +93,18 @@ def endpoint_writer(
                 max_tokens=max_new_tokens,
                 seed=seed,
             )
-        except OpenAIError as error:
+        except (OpenAIError, ValueError) as error:
             raise UserError(
                 "endpoint-failed",
                 f"{place}: {type(error).__name__}: {str(error).replace(key, '***') if key != 'none' else error}",
                 hint=f"check the address, --model {model} and the key in ${key_variable}; answers so far are kept",
             ) from error
+        if not isinstance(answer, ChatCompletion):
+            raise UserError(
+                "endpoint-failed",
+                f"{place} answered something that is no chat completion",
+                hint="the address ends in /v1 most often; answers so far are kept",
+            )
         return (answer.choices[0].message.content if answer.choices else None) or ""
 
     return Writer(model, place, ask, parallel)
