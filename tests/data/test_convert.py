@@ -113,10 +113,19 @@ def test_a_dry_run_says_everything_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_file_that_exists_is_overwritten_only_by_force(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", PAIRS)
-    assert refusal(source, source, "openai-chat").code == "file-exists"
+    out = write(tmp_path / "out.jsonl", PAIRS)
+    assert refusal(source, out, "openai-chat").code == "file-exists"
+    assert rows_of(out) == PAIRS
+    convert(source, out, "openai-chat", force=True)
+    assert rows_of(out) == CHATS
+
+
+def test_what_is_read_is_never_overwritten_under_any_name(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", PAIRS)
+    (tmp_path / "other.jsonl").symlink_to(source)
+    for name in ("rows.jsonl", "other.jsonl"):
+        assert refusal(source, tmp_path / name, "openai-chat", force=True).code == "file-exists"
     assert rows_of(source) == PAIRS
-    convert(source, source, "openai-chat", force=True)
-    assert rows_of(source) == CHATS
 
 
 def test_a_folder_of_splits_becomes_a_folder_of_splits(tmp_path: Path) -> None:

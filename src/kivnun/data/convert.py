@@ -129,6 +129,7 @@ def convert_data(
     written: dict[Path, int] = {}
     with ExitStack() as stack:
         for path, files in plan_files(dataset, out, split).items():
+            _refuse_source(path, dataset)
             writer = stack.enter_context(_open(path, options))
             before = ledger.num_rows
             sources += [_convert_file(file, writer, options, ledger, show or _show_nothing) for file in files]
@@ -166,6 +167,14 @@ def plan_files(dataset: DataSet, out: Path, split: Split | None) -> dict[Path, l
             hint="name a folder, which gets a file for each, or choose one with --split",
         )
     return dict(zip([out], splits.values(), strict=True))
+
+
+def _refuse_source(path: Path, dataset: DataSet) -> None:
+    """Never write over what is read, whatever it is called there: what a format cannot hold would be gone."""
+    for file in dataset.files:
+        for source in file.columns.values() or [file.path]:
+            if path.exists() and source.exists() and path.samefile(source):
+                raise UserError("file-exists", f"{path} is the file that is read", hint="name another file")
 
 
 @contextmanager
