@@ -1,5 +1,7 @@
 """What a run would do, told without doing it: rows are read, checked and tokenised, nothing is trained or written."""
 
+from collections.abc import Mapping
+
 from kivnun.data.check_counts import count_checks, say_checks
 from kivnun.data.checks.report import CheckReport
 from kivnun.data.encode import Encoder
@@ -27,7 +29,7 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
         report = check_before_training(read, recipe.data, recipe=str(loaded.path))
         require_no_errors(report, recipe=str(loaded.path))
         rows = ", ".join(f"{len(part)} {name}" for name, part in read.splits.items())
-        return [f"base model: new; rows: {rows}", *_say_data(read, report)]
+        return [f"base model: new; rows: {rows}", *_say_left_out(read.left_out), *_say_data(read, report)]
     base = resolve_model(recipe.base_model)
     if recipe.optimization is not None:
         chosen = recipe.optimization
@@ -44,11 +46,16 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
     return [
         f"base model: {base.name} ({base.content_hash[:12]})",
         f"rows: {', '.join(f'{len(part)} {name}' for name, part in prepared.splits.items())}",
+        *_say_left_out({**read.left_out, **prepared.dropped}),
         *_say_data(read, report),
         f"tokens: {table.num_tokens:,} to train on, {table.num_trained:,} of them learnt",
         f"steps: {plan.num_steps} of up to {plan.step_tokens:,} tokens, method {recipe.method.kind}",
         f"stages: {', '.join(stages)}",
     ]
+
+
+def _say_left_out(counts: Mapping[str, int]) -> list[str]:
+    return [f"left out: {count} row(s) {reason}" for reason, count in counts.items()]
 
 
 def _say_data(read: ReadData, report: CheckReport) -> list[str]:

@@ -158,3 +158,22 @@ def test_rows_that_open_alike_are_pieces_of_one_conversation() -> None:
     longer = talk(("user", "hello"), ("assistant", "Hi there"), ("user", "And now?"), ("assistant", "Bye"))
     other = talk(("system", "Be kind."), ("user", "Hello."), ("assistant", "Hi"))
     assert opening(first) == opening(longer) != opening(other)
+
+
+def test_rows_with_too_few_words_of_their_own_are_compared_whole() -> None:
+    asks = ["reset", "a password", "bicycle wheels", "rye bread", "tomato plants", "wool socks", "old radio sets"]
+    texts = [f"please tell me now {verb} {ask}" for ask in asks for verb in ("fix", "buy", "see", "use")]
+    groups = group_texts([*texts, "please tell me now fix tomato plant"])
+    assert frozenset({16, 28}) in members(groups)
+    assert groups.notes == ()
+
+
+def test_many_rows_that_differ_in_a_few_words_only_are_said_to_be_kept_apart() -> None:
+    words = ["sun", "rain", "wind", "snow", "fog", "hail", "ice", "dew", "storm", "frost", "mist", "heat"]
+    texts = [f"{INSTRUCTION}{one} {other}" for one in words for other in words]
+    groups = group_texts([*texts, *SENTENCES])
+    assert len(members(groups)) == len(texts) + len(SENTENCES)
+    assert groups.notes == (
+        "144 different inputs are alike in all but a few words ('classify the following customer messa...'): "
+        "they are not kept together for that",
+    )

@@ -156,3 +156,75 @@ def test_many_codes_are_said_in_one_line(count: int, said: str) -> None:
     (line,) = say_checks({"warnings": dict.fromkeys(names, 1)})
     assert line.startswith(f"{count} warning(s): ")
     assert line.endswith(said)
+
+
+def poems(count: int, first: int = 0) -> list[dict[str, object]]:
+    """Rows that all ask the same, with different answers."""
+    return [{"prompt": "כתוב שיר קצר", "completion": f"שיר {number} של {number}"} for number in range(first, count)]
+
+
+def test_what_all_rows_ask_is_no_leak_of_a_split_that_was_cut(here: Path) -> None:
+    write("train.jsonl", poems(60))
+    data = section()
+    read = read_data(data, "supervised")
+    report = check_splits(read, data, name="recipe.yaml")
+    require_no_errors(report, recipe="my.yaml")
+    assert not {"leak-large", "leak-exact", "leak-validation"} & codes(report)
+    assert [note.partition(": ")[0] for note in read.notes[1:]] == [
+        "6 of 6 validation rows ask what very many rows ask",
+        "6 of 6 test rows ask what very many rows ask",
+    ]
+
+
+def test_what_all_rows_ask_is_a_leak_of_a_test_file_that_was_given(here: Path) -> None:
+    write("train.jsonl", poems(60))
+    write("test.jsonl", poems(70, first=60))
+    report = check(section(test="test.jsonl", split={"validation": 5}))
+    assert {"leak-large", "leak-exact"} <= codes(report)
+    assert "leak-validation" not in codes(report)
+    assert refusal(lambda: require_no_errors(report, recipe="my.yaml")).code == "data-check"
+
+
+def test_other_leaks_count_beside_what_all_rows_ask(here: Path) -> None:
+    twins: list[dict[str, object]] = [
+        {"prompt": f"about {number}", "completion": answer} for number in range(40) for answer in ("yes", "no")
+    ]
+    write("train.jsonl", [*poems(60), *twins])
+    data = section(split={"validation": 0, "test": 0.5, "near_duplicates": "ignore"})
+    read = read_data(data, "supervised")
+    asked = {split: [row.messages[0].content for row in part] for split, part in read.splits.items()}
+    leaked = [text for text in asked["test"] if text in asked["train"] and text.startswith("about")]
+    report = check_splits(read, data, name="recipe.yaml")
+    counts = {found.code: found.count for found in report.found}
+    assert leaked
+    assert (counts["leak-large"], counts["leak-exact"]) == (1, len(leaked))
+
+
+def labelled(*labels: str, start: int = 0) -> list[dict[str, object]]:
+    return [{"text": f"{WORDS[n % 15]} {n} {n * n}", "label": label} for n, label in enumerate(labels, start=start)]
+
+
+def test_a_rare_label_that_the_recipe_cut_off_is_a_warning(here: Path) -> None:
+    write("train.jsonl", labelled(*["joy", "anger"] * 60, *(f"rare {number}" for number in range(12))))
+    report = check(section(split={"validation": 0.2, "test": 0.2, "near_duplicates": "ignore"}))
+    assert {found.severity for found in report.found if found.code == "label-not-in-train"} == {"warning"}
+    require_no_errors(report, recipe="my.yaml")
+
+
+def test_a_label_that_only_a_given_test_file_has_is_an_error(here: Path) -> None:
+    write("train.jsonl", labelled(*["joy", "anger"] * 60))
+    write("test.jsonl", labelled("joy", "fear", start=500))
+    report = check(section(test="test.jsonl", split={"validation": 10}))
+    assert {found.severity for found in report.found if found.code == "label-not-in-train"} == {"error"}
+
+
+def test_rows_of_one_line_are_each_looked_at_by_the_tokenizer(here: Path, encoder: Encoder) -> None:
+    turns = [
+        [{"role": "user", "content": word}, {"role": "assistant", "content": "long " * 100 * (place == 3)}]
+        for place, word in enumerate(WORDS)
+    ]
+    for each in turns:
+        each[1]["content"] = each[1]["content"] or "yes"
+    Path("train.json").write_text(json.dumps([{"messages": each} for each in turns]), "utf-8")
+    report = check(section("train.json", split={"validation": 0, "test": 0}, max_seq_len=150), encoder)
+    assert {found.code: found.count for found in report.found}["answer-cut"] == 1

@@ -323,3 +323,39 @@ def test_what_the_prompt_adds_makes_no_two_rows_alike(here: Path, count: int) ->
     found = read(section(text_template=long_frame, split={"test": 0.25}))
     assert sizes(found) == {1: (9, 2, 4), 4: (39, 6, 15)}[count]
     assert found.notes == ()
+
+
+def test_rejected_answers_are_said_not_to_be_learnt(here: Path) -> None:
+    write("train.jsonl", [{"prompt": word, "chosen": f"good {word}", "rejected": f"bad {word}"} for word in WORDS])
+    found = read(section(split={"validation": 2, "test": 2}))
+    assert found.notes == ("15 rows have a rejected answer, which is not learnt: only the preferred one is",)
+
+
+def test_only_undesirable_answers_are_refused_with_the_reason(here: Path) -> None:
+    write("train.jsonl", [{"prompt": word, "completion": "yes", "label": False} for word in WORDS])
+    error = refusal(lambda: read(section()))
+    assert error.code == "nothing-to-learn"
+    assert error.problem == "all 15 training rows are marked as undesirable answers, which are not learnt"
+
+
+def test_a_first_line_that_is_taken_for_a_row_is_said(here: Path) -> None:
+    lines = [f"what is {word},{'answer' if word == 'fog' else 'it is ' + word}" for word in WORDS]
+    (here / "rows.csv").write_text("\n".join(["question,answer", *lines]) + "\n", "utf-8")
+    (note,) = read(section("rows.csv", split=ALL_TRAIN)).notes
+    assert note.startswith("rows.csv:1: the first line is a row")
+    assert read(section("rows.csv", header=True, split=ALL_TRAIN)).notes == ()
+
+
+def test_what_a_file_holds_beside_its_rows_is_said_once(here: Path) -> None:
+    (here / "train.jsonl").write_text("\n\n\n".join(json.dumps(talk(word, "yes")) for word in WORDS[:4]), "utf-8")
+    notes = read(section(split=ALL_TRAIN)).notes
+    assert len(notes) == 1
+    assert notes[0].startswith("train.jsonl:2: ")
+
+
+def test_splits_that_were_cut_are_told_from_those_that_were_given(here: Path) -> None:
+    write("train.jsonl", [{"text": word, "label": "a"} for word in WORDS])
+    write("test.jsonl", [{"text": "x", "label": "a"}])
+    assert read(section(split={"validation": 2, "test": 2})).cut == {"validation", "test"}
+    assert read(section(test="test.jsonl", split={"validation": 2})).cut == {"validation"}
+    assert read(section(split=ALL_TRAIN)).cut == set()

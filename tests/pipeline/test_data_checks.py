@@ -1,6 +1,7 @@
 """A run checks its data before it trains: errors stop it, what is accepted or only a warning is kept and shown."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -103,3 +104,13 @@ def test_a_folder_of_files_is_read_and_its_changes_are_seen(workshop: Path) -> N
     assert "stage_started" not in dict(run(workshop, data))
     write(workshop / "set" / "test.jsonl", [{"text": f"{word} test", "label": "anger"} for word in WORDS])
     assert ("stage_started", {"stage": "dataset"}) in run(workshop, data)
+
+
+def test_a_file_whose_name_is_not_utf8_is_refused_before_anything_is_written(workshop: Path) -> None:
+    name = os.fsdecode(b"rows/\xf9\xe1.jsonl")
+    (workshop / "rows").mkdir()
+    shutil.copy("train.jsonl", name)
+    with pytest.raises(UserError) as caught:
+        run(workshop, {"train": "rows", "split": {"validation": 2, "test": 0}})
+    assert caught.value.code == "data-encoding"
+    assert caught.value.problem.endswith("rows/\\xf9\\xe1.jsonl: the name of this file is not UTF-8")

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kivnun.data.findings import Finding
     from kivnun.data.formats import Detection
     from kivnun.data.preview import Shower, ShownRow
+    from kivnun.data.reading import ReadData
     from kivnun.data.rows import Row
 
 SPLITS = ("train", "validation", "test")
@@ -118,7 +119,10 @@ def _show_row(item: "ChosenRow", shower: "Shower") -> "ShownRow":
     except RowError as error:
         problem = "; ".join(finding.message for finding in error.findings)
         return ShownRow(item.row.where, item.number, item.format.name, problem=problem)
-    return show_conversation(conversation, item.number, item.format.name, shower)
+    shown = show_conversation(conversation, item.number, item.format.name, shower)
+    if conversation.rejected is None:
+        return shown
+    return replace(shown, notes=(*shown.notes, "the rejected answer is not learnt: a run trains the other one only"))
 
 
 def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[list[ShownRow], str, list[str]]":
@@ -126,7 +130,7 @@ def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[
     from kivnun.data.encode import Encoder
     from kivnun.data.prepare import tokenize_splits
     from kivnun.data.preview import show_prepared
-    from kivnun.data.reading import read_conversations
+    from kivnun.data.reading import read_data
     from kivnun.errors import UserError
     from kivnun.inputs import located_recipe
     from kivnun.models.tokenizer import open_tokenizer
@@ -142,18 +146,24 @@ def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[
             hint="preview with a model that exists: --model bundled, or the base/ folder of the finished run",
         )
     data = located_recipe(loaded).data
-    template, conversations = read_conversations(data, recipe.training.objective)
+    read = read_data(data, recipe.training.objective)
+    conversations = read.splits
     if not conversations[split]:
         raise UserError(
             "split-too-small", f"the {split} split of {loaded.path} has no rows", hint="choose another --split"
         )
-    tokenizer = open_tokenizer(recipe.base_model).tokenizer
+    facts = _tell_reading(read)
+    named = open_tokenizer(recipe.base_model)
+    tokenizer = named.tokenizer
+    if named.context is not None and named.context < data.max_seq_len:
+        # A run trains no row that the model cannot read, whatever the recipe allows.
+        data = data.model_copy(update={"max_seq_len": named.context})
     num_all = max(map(len, conversations.values()))
     num_read = choice.numbers[-1]
     while True:
         first = {name: part[:num_read] for name, part in conversations.items()}
         try:
-            prepared = tokenize_splits(template, first, data, Encoder(tokenizer)).splits[split]
+            prepared = tokenize_splits(read.template, first, data, Encoder(tokenizer)).splits[split]
         except UserError as error:
             if error.code != "answer-cut" or data.on_too_long == "refuse" or num_read >= num_all:
                 raise
@@ -165,7 +175,7 @@ def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[
     chosen = [(number, prepared[number - 1]) for number in choice.numbers if number <= len(prepared)]
     shown = [show_prepared(row, number, tokenizer) for number, row in chosen]
     _tell_missing(choice.numbers, shown, f"the {split} split of {loaded.path}")
-    return shown, f"{split} rows of {path}", []
+    return shown, f"{split} rows of {path}", facts
 
 
 def _tell(facts: list[str], fact: str) -> None:
@@ -173,6 +183,14 @@ def _tell(facts: list[str], fact: str) -> None:
 
     facts.append(fact)
     tell(fact)
+
+
+def _tell_reading(read: "ReadData") -> list[str]:
+    """What a run would say of how the rows were read and cut."""
+    facts: list[str] = []
+    for fact in (*(f"{file}: {why}" for file, why in read.formats.items()), *read.notes):
+        _tell(facts, fact)
+    return facts
 
 
 def _tell_findings(findings: "Sequence[Finding]", number: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from kivnun.data.conversation import Conversation
 from kivnun.data.duplicates.fingerprint import input_words
 from kivnun.data.duplicates.groups import connect
-from kivnun.data.duplicates.minhash import near_pairs, signatures
+from kivnun.data.duplicates.minhash import MIN_CHARACTERS, near_pairs, signatures
 from kivnun.data.duplicates.words import comparable
 
 SHARED_ROWS = 20
@@ -51,11 +51,29 @@ def group_rows(
         texts, notes = _comparable_inputs(hashes, inputs)
         pairs += _pairs_of_equal(text or None for text in texts)
         pairs += _find_near(texts)
+        whole_pairs, whole_notes = _find_near_whole(inputs, texts, _limit(hashes))
+        pairs += whole_pairs
+        notes += whole_notes
     if keys is not None:
         pairs += _pairs_of_equal(keys)
     places = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     numbers: list[int] = connect(np.arange(len(hashes), dtype=np.int64), places).tolist()
     return Groups(numbers, (*notes, *_say_large(hashes, numbers)))
+
+
+def count_common(hashes: Sequence[str], inputs: Sequence[str]) -> dict[str, int]:
+    """Inputs that are no questions, since so many different rows have them, with the number of these rows.
+
+    Rows are not kept together for such an input, so that it stands in every split.
+    """
+    different = Counter(dict(zip(hashes, inputs, strict=True)).values())
+    limit = _limit(hashes)
+    return {text: count for text, count in sorted(different.items()) if count > limit and text}
+
+
+def _limit(hashes: Sequence[str]) -> float:
+    """How many different rows may share a text before it says nothing about whether they are alike."""
+    return max(SHARED_ROWS, SHARED_SHARE * len(set(hashes)))
 
 
 def asked_text(conversation: Conversation, prompt_fields: Sequence[str] = ()) -> str:
@@ -86,16 +104,13 @@ def _pairs_of_equal(keys: Iterable[Hashable]) -> list[tuple[int, int]]:
 
 def _comparable_inputs(hashes: Sequence[str], inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """The inputs without what many of them share, and "" for inputs that are no questions but an instruction."""
-    different = dict(sorted(zip(hashes, inputs, strict=True)))
-    limit = max(SHARED_ROWS, SHARED_SHARE * len(different))
-    common = {text for text, count in Counter(different.values()).items() if count > limit and text}
+    common = count_common(hashes, inputs)
     notes = [
         f"{count} different rows ask the same ({_shorten(text)}): they are not kept together for that"
-        for text, count in sorted(Counter(different.values()).items())
-        if text in common
+        for text, count in common.items()
     ]
     unique = sorted({text for text in inputs if text not in common})
-    bare = dict(zip(unique, _cut_frames([text.split(" ") for text in unique], limit), strict=True))
+    bare = dict(zip(unique, _cut_frames([text.split(" ") for text in unique], _limit(hashes)), strict=True))
     return [bare.get(text, "") for text in inputs], notes
 
 
@@ -137,6 +152,36 @@ def _find_near(texts: Sequence[str]) -> list[tuple[int, int]]:
     unique = sorted(first)
     pairs = near_pairs(signatures(unique)).tolist() if unique else []
     return [(first[unique[one]], first[unique[other]]) for one, other in pairs]
+
+
+def _find_near_whole(
+    inputs: Sequence[str], texts: Sequence[str], limit: float
+) -> tuple[list[tuple[int, int]], list[str]]:
+    """Pairs of rows whose own words are too few to compare, found by their whole inputs, and what is to be said.
+
+    Where more than `limit` inputs hang together so, it is the text around their words that is alike, and not they.
+
+    Args:
+        inputs: The whole inputs.
+        texts: The inputs without what many of them share.
+        limit: How many different inputs may hang together.
+    """
+    whole = [
+        full if 0 < len(text) < MIN_CHARACTERS <= len(full) else "" for full, text in zip(inputs, texts, strict=True)
+    ]
+    pairs = _find_near(whole)
+    numbers = connect(np.arange(len(whole), dtype=np.int64), np.array(pairs, dtype=np.int64).reshape(-1, 2)).tolist()
+    members: dict[int, set[str]] = defaultdict(set)
+    for number, full in zip(numbers, whole, strict=True):
+        members[number].add(full)
+    kept = [pair for pair in pairs if len(members[numbers[pair[0]]]) <= limit]
+    notes = [
+        f"{len(alike)} different inputs are alike in all but a few words ({_shorten(min(alike))}): "
+        "they are not kept together for that"
+        for alike in sorted(members.values(), key=min)
+        if len(alike) > limit
+    ]
+    return kept, notes
 
 
 def _say_large(hashes: Sequence[str], numbers: Sequence[int]) -> list[str]:

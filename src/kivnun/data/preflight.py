@@ -1,6 +1,6 @@
 """The checks that run before every training: errors refuse the run, warnings are kept beside the data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,21 +8,28 @@ from pathlib import Path
 import orjson
 
 from kivnun.data.checks.block import TokenChecks
+from kivnun.data.checks.labels import check_labels, count_labels
 from kivnun.data.checks.page import render_page
-from kivnun.data.checks.report import CheckReport, FoundCode
+from kivnun.data.checks.repeats import name_leaks
+from kivnun.data.checks.report import CheckReport, FoundCode, ignore_codes, list_found
 from kivnun.data.checks.stream import CheckOptions, check_conversations
+from kivnun.data.checks.tally import Tally
 from kivnun.data.checks.token_pass import TokenPass
 from kivnun.data.checks.tokens import TokenLimits
 from kivnun.data.conversation import Conversation
 from kivnun.data.encode import Encoder
 from kivnun.data.findings import CHECKS, Finding
+from kivnun.data.grouping import asked_text
 from kivnun.data.reading import ReadData
 from kivnun.data.sources import first_problems
 from kivnun.errors import UserError
 from kivnun.recipe.schema import DataSection
 
+_Splits = Mapping[str, Sequence[Conversation]]
+
 CHECK_NAME, PAGE_NAME = "check.json", "check.html"
 EXAMPLES_SHOWN = 3
+LEAK_CODES = {"test": ("leak-exact", "leak-large"), "validation": ("leak-validation",)}
 # Tokenising refuses these with their own words, or leaves the rows out where the recipe says so.
 TOKENISED_LATER = frozenset(
     {"answer-cut", "prompt-too-long", "special-token-text", "template-missing", "template-refuses"}
@@ -69,12 +76,13 @@ def check_splits(
     if read.template.kind == "document":
         # Documents repeat each other's sentences; near duplicates among them are no leak of an answer.
         return check_conversations(read.splits, replace(options, near="off"), name=name, format_name="text")
-    if encoder is not None:
-        tokens = TokenPass(encoder, TokenLimits(data.max_seq_len, read.template))
-        options = replace(options, tokens=_WrittenRows(read, tokens))
     fields = read.template.prompt_fields
     bare = {split: [_without_frame(row, fields) for row in part] for split, part in read.splits.items()}
-    return check_conversations(bare, options, name=name, format_name=_name_format(read))
+    if encoder is not None:
+        tokens = TokenPass(encoder, TokenLimits(data.max_seq_len, read.template))
+        options = replace(options, tokens=_WrittenRows(read.splits, bare, tokens))
+    report = check_conversations(bare, options, name=name, format_name=_name_format(read))
+    return _judge_cut(report, read, bare)
 
 
 def check_before_training(
@@ -120,11 +128,52 @@ def write_check(report: CheckReport, folder: Path) -> None:
     (folder / PAGE_NAME).write_text(render_page(report), "utf-8")
 
 
+def _judge_cut(report: CheckReport, read: ReadData, bare: _Splits) -> CheckReport:
+    """What was found, with splits that Kivnun itself cut judged by what a cut can do.
+
+    A question that very many rows ask stands in every split, and a label of one row in one: a user who gave neither
+    split can mend neither.
+    """
+    replaced: set[str] = set()
+    tally = Tally()
+    if read.common_inputs:
+        replaced = {code for name in read.cut for code in LEAK_CODES[name]}
+        tally.add(finding for name in sorted(read.cut) for finding in _find_own_leaks(name, read))
+    given = {name: count_labels(part) for name, part in bare.items() if name not in read.cut}
+    is_own = all(finding.code != "label-not-in-train" for finding in check_labels(given))
+    changed = {
+        each.code: _soften(each) if is_own and each.code == "label-not-in-train" else each
+        for each in (*report.found, *report.ignored, *list_found(tally))
+        if each.code not in replaced or each.code in tally.counts
+    }
+    ignored = {each.code for each in report.ignored}
+    return ignore_codes(replace(report, found=tuple(changed.values()), ignored=()), ignored)
+
+
+def _find_own_leaks(name: str, read: ReadData) -> Iterator[Finding]:
+    """Rows of a split that was cut which ask what a training row asks, unless very many rows ask it."""
+    fields = read.template.prompt_fields
+    train: dict[str, str] = {}
+    for row in read.splits["train"]:
+        train.setdefault(asked_text(row, fields), row.where)
+    asked = [(row.where, asked_text(row, fields)) for row in read.splits[name]]
+    leaked = [(where, train[text]) for where, text in asked if text in train and text not in read.common_inputs]
+    return name_leaks(name, leaked, len(leaked), len(asked))
+
+
+def _soften(found: FoundCode) -> FoundCode:
+    return replace(found, severity="warning", hint="add rows of the label, or drop it; the recipe cut it off by chance")
+
+
 class _WrittenRows:
     """Token checks of rows as the template writes them, whatever the other checks are given."""
 
-    def __init__(self, read: ReadData, checks: TokenChecks) -> None:
-        self._rows = {split: {row.where: row for row in part} for split, part in read.splits.items()}
+    def __init__(self, read: _Splits, bare: _Splits, checks: TokenChecks) -> None:
+        # By the object: several rows may stand in one line. The rows are kept, so that no other gets their identity.
+        self._bare = bare
+        self._written = {
+            id(shown): written for split, part in bare.items() for shown, written in zip(part, read[split], strict=True)
+        }
         self._checks = checks
         self.judge, self.summary = checks.judge, checks.summary
 
@@ -132,7 +181,7 @@ class _WrittenRows:
         self, conversations: Sequence[Conversation], lines: Sequence[int], file: str, split: str
     ) -> Sequence[Finding]:
         """What is wrong with some rows of a file."""
-        written = [self._rows[split][row.where] for row in conversations]
+        written = [self._written[id(row)] for row in conversations]
         return self._checks.check(written, lines, file, split)
 
 

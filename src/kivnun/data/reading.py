@@ -12,13 +12,13 @@ from typing import cast
 
 from kivnun.data.conversation import Conversation, Message
 from kivnun.data.files.find import DataFile, Split, find_data
-from kivnun.data.files.read import ReadOptions
-from kivnun.data.findings import RowError
+from kivnun.data.files.read import ReadOptions, stream_rows
+from kivnun.data.findings import CHECKS, Finding, RowError
 from kivnun.data.formats import detect_format
 from kivnun.data.formats.base import Format
-from kivnun.data.grouping import asked_text, group_rows, opening
+from kivnun.data.grouping import asked_text, count_common, group_rows, opening
 from kivnun.data.rows import Row
-from kivnun.data.sources import first_problems, read_data_file, shorten
+from kivnun.data.sources import first_problems, read_data_file, require_file, shorten
 from kivnun.data.split import SPLITS, Assignment, assign_by_time, assign_splits
 from kivnun.data.template import MESSAGES_HINT, PromptTemplate, choose_template
 from kivnun.data.times import read_moments
@@ -41,6 +41,8 @@ class ReadData:
         formats: What each file was taken for, and why, by file.
         notes: What a user should know of how files were chosen and rows were cut.
         left_out: How many rows were left out, by reason.
+        cut: The splits that were cut from the training files, and not given.
+        common_inputs: What so many of the rows that were cut ask that it stands in every split.
     """
 
     template: PromptTemplate
@@ -48,6 +50,8 @@ class ReadData:
     formats: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: Sequence[str] = ()
     left_out: Mapping[str, int] = field(default_factory=dict[str, int])
+    cut: frozenset[str] = frozenset()
+    common_inputs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def read_data(data: DataSection, objective: str) -> ReadData:
     """
     found = find_files(data)
     options = ReadOptions(header=data.header)
-    rows = {split: [(file, read_data_file(file, options)) for file in files] for split, files in found.files.items()}
+    notes = [*found.notes]
+    rows = {split: [(file, _read_rows(file, options, notes)) for file in files] for split, files in found.files.items()}
     columns = _list_columns(row for parts in rows.values() for _, part in parts for row in part[:MAX_SAMPLED_ROWS])
     wanted = data.split.model_copy(update={name: 0 for name in ("validation", "test") if name in rows})
     is_cut = bool(wanted.validation or wanted.test)
@@ -80,16 +85,89 @@ def read_data(data: DataSection, objective: str) -> ReadData:
     reader = _choose_reader(data, objective, columns)
     read = {split: reader.read(parts, needed if split == "train" else {}) for split, parts in rows.items()}
     _require_sources(data.repeat, {conversation.fields.get("source", "") for conversation in read["train"]})
-    left_out = {split: sum(row.desirable is False for row in part) for split, part in read.items()}
-    read = {split: [row for row in part if row.desirable is not False] for split, part in read.items()}
-    cut = cut_rows(read["train"], wanted, columns=columns, template=reader.template) if is_cut else None
+    wanted_rows = {split: [row for row in part if row.desirable is not False] for split, part in read.items()}
+    left_out = sum(map(len, read.values())) - sum(map(len, wanted_rows.values()))
+    if read["train"] and not wanted_rows["train"]:
+        raise UserError(
+            "nothing-to-learn",
+            f"all {len(read['train'])} training rows are marked as undesirable answers, which are not learnt",
+            hint="mark the answers that are right with true, or leave the label out",
+        )
+    notes += _say_rejected(wanted_rows)
+    splits, common = wanted_rows, frozenset[str]()
+    if is_cut:
+        cut = cut_rows(wanted_rows["train"], wanted, columns=columns, template=reader.template)
+        splits, common = _place_rows(wanted_rows, cut), _find_common(wanted_rows["train"], reader.template)
+        notes += cut.notes
+    made = frozenset(name for name in ("validation", "test") if getattr(wanted, name))
+    unwanted = {"marked as undesirable answers": left_out} if left_out else {}
+    splits = {name: splits.get(name, []) for name in SPLITS}
+    notes += _say_common(splits, made, common, reader.template)
+    return ReadData(reader.template, splits, reader.formats, tuple(notes), unwanted, made, common)
+
+
+def _read_rows(file: DataFile, options: ReadOptions, notes: list[str]) -> list[Row]:
+    """The rows of a file; what it holds beside them that is no error is added to the notes, each kind once."""
+    for path in file.columns.values() or [file.path]:
+        require_file(path)
+    rows: list[Row] = []
+    found: dict[str, list[Finding]] = {}
+    for item in stream_rows(file, options):
+        if isinstance(item, Row):
+            rows.append(item)
+        elif CHECKS[item.code].severity == "error":
+            # Reads on, and refuses the file with all that is wrong in it.
+            return read_data_file(file, options)
+        else:
+            found.setdefault(item.code, []).append(item)
+    for same in found.values():
+        more = f" (and {len(same) - 1:,} more such)" if len(same) > 1 else ""
+        notes.append(f"{same[0].where}: {same[0].message}{more}")
+    return rows
+
+
+def _say_rejected(splits: Mapping[str, Sequence[Conversation]]) -> list[str]:
+    count = sum(row.rejected is not None for part in splits.values() for row in part)
+    return [f"{count} rows have a rejected answer, which is not learnt: only the preferred one is"] if count else []
+
+
+def _place_rows(read: Mapping[str, Sequence[Conversation]], cut: Assignment) -> dict[str, list[Conversation]]:
+    """The rows by split: those of the training files where they were placed, and then those of the other files."""
     splits: dict[str, list[Conversation]] = {name: [] for name in SPLITS}
-    for conversation, place in zip(read["train"], cut.places if cut else ["train"] * len(read["train"]), strict=True):
+    for conversation, place in zip(read["train"], cut.places, strict=True):
         splits[place].append(conversation)
     for name in ("validation", "test"):
         splits[name] += read.get(name, [])
-    unwanted = {"marked as undesirable answers": sum(left_out.values())} if any(left_out.values()) else {}
-    return ReadData(reader.template, splits, reader.formats, (*found.notes, *(cut.notes if cut else ())), unwanted)
+    return splits
+
+
+def _find_common(rows: Sequence[Conversation], template: PromptTemplate) -> frozenset[str]:
+    if template.kind == "document":
+        return frozenset()
+    asked = [asked_text(row, template.prompt_fields) for row in rows]
+    return frozenset(count_common([row.content_hash for row in rows], asked))
+
+
+def _say_common(
+    splits: Mapping[str, Sequence[Conversation]],
+    made: Collection[str],
+    common: Collection[str],
+    template: PromptTemplate,
+) -> list[str]:
+    """How many rows that were cut off ask what very many rows ask, which no split can keep apart."""
+    if not common:
+        return []
+    counts = {
+        name: sum(asked_text(row, template.prompt_fields) in common for row in splits[name])
+        for name in SPLITS
+        if name in made
+    }
+    return [
+        f"{count} of {len(splits[name])} {name} rows ask what very many rows ask: they were not kept together, and the "
+        "checks do not count them as leaks"
+        for name, count in counts.items()
+        if count
+    ]
 
 
 def find_files(data: DataSection) -> FoundFiles:

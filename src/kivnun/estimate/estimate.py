@@ -3,7 +3,7 @@
 import datetime
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as PlainTokenizer
 
 from kivnun.data.encode import Encoder
 from kivnun.data.prepare import PreparedData, tokenize_splits
-from kivnun.data.reading import read_conversations
+from kivnun.data.reading import read_data
 from kivnun.errors import UserError
 from kivnun.estimate.hosted import CountTokens, HostedPrice, count_hosted_tokens, price_training
 from kivnun.estimate.measure import Measurement, measure_training
@@ -176,9 +176,10 @@ def _device_name() -> str:
 
 
 def _prepare(recipe: Recipe, base: ResolvedModel, tokenizer: Tokenizer) -> PreparedData:
-    template, conversations = read_conversations(recipe.data, recipe.training.objective)
+    read = read_data(recipe.data, recipe.training.objective)
     data, _ = fit_context(recipe.data, base)
-    return tokenize_splits(template, conversations, data, Encoder(tokenizer))
+    prepared = tokenize_splits(read.template, read.splits, data, Encoder(tokenizer))
+    return replace(prepared, dropped={**read.left_out, **prepared.dropped})
 
 
 def _methods(recipe: Recipe) -> list[Method]:

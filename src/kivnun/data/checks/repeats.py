@@ -1,6 +1,6 @@
 """Rows that repeat or contradict each other within a split, or leak from the test rows into the training rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +66,28 @@ def _find_leaks(name: str, rows: Fingerprints, train: Fingerprints, files: Seque
     known, first = np.unique(train.input, return_index=True)
     places = np.minimum(np.searchsorted(known, rows.input), max(0, len(known) - 1))
     leaked = _places(known[places] == rows.input) if len(known) else []
-    share = f"{len(leaked):,} of {len(rows):,} {name} rows"
-    if name == "test" and len(leaked) > LARGE_LEAK * len(rows):
-        message = f"{share} ({len(leaked) / len(rows):.0%}) have an input that stands in train"
-        yield Finding("leak-large", files[int(rows.file[leaked[0]])], 0, message)
-    for place in leaked:
-        twin = _where(train, int(first[places[place]]), files)
-        yield _finding(_LEAK_CODES[name], rows, place, files, f"its input stands in train, {twin} (so do {share})")
+    found = ((_where(rows, place, files), _where(train, int(first[places[place]]), files)) for place in leaked)
+    yield from name_leaks(name, found, len(leaked), len(rows))
+
+
+def name_leaks(name: str, leaked: Iterable[tuple[str, str]], num_leaked: int, num_rows: int) -> Iterator[Finding]:
+    """The findings for rows whose input stands in train, and one more where they are many.
+
+    Args:
+        name: The split: `test` or `validation`.
+        leaked: The place of each such row, and of the training row that asks the same.
+        num_leaked: How many they are.
+        num_rows: Rows of the split.
+    """
+    share = f"{num_leaked:,} of {num_rows:,} {name} rows"
+    is_large = name == "test" and num_leaked > LARGE_LEAK * num_rows
+    for where, twin in leaked:
+        file, _, line = where.rpartition(":")
+        if is_large:
+            message = f"{share} ({num_leaked / num_rows:.0%}) have an input that stands in train"
+            yield Finding("leak-large", file, 0, message)
+            is_large = False
+        yield Finding(_LEAK_CODES[name], file, int(line), f"its input stands in train, {twin} (so do {share})")
 
 
 def _find_near(
