@@ -74,6 +74,19 @@ def test_personal_data_is_masked_or_its_rows_dropped(desk: Path) -> None:
     assert "052" not in (desk / "masked.jsonl.log.jsonl").read_text() + (desk / "dropped.jsonl.log.jsonl").read_text()
 
 
+def test_what_a_check_reports_in_any_column_is_gone_after_the_repair_that_it_names(desk: Path) -> None:
+    (desk / "in.csv").write_text("data,label\ndana@gmail.com,yes\n054–1234567,no\nשלום,yes\n", "utf-8")
+    columns = ("--prompt", "data", "--answer", "label")
+    before = kivnun("check", "in.csv", *columns, work=desk).out
+    assert "personal-email" in before
+    assert "kivnun repair mask-personal-data" in before
+    assert repair(desk, "mask-personal-data", "in.csv", "masked.csv").status == 0
+    assert (desk / "masked.csv").read_text("utf-8") == "data,label\n[EMAIL],yes\n[PHONE],no\nשלום,yes\n"
+    assert "personal-" not in kivnun("check", "masked.csv", *columns, work=desk).out
+    assert repair(desk, "drop-personal-data", "in.csv", "dropped.csv").status == 0
+    assert (desk / "dropped.csv").read_text("utf-8") == "data,label\nשלום,yes\n"
+
+
 def test_a_hebrew_table_of_windows_becomes_utf8_and_the_guess_is_told(desk: Path) -> None:
     text = "text,label\n" + "יום טוב,שמח\n" * 3
     (desk / "he.csv").write_bytes(text.encode("cp1255"))

@@ -35,6 +35,21 @@ FOUND = [
     ("phone", "(212) 750-6630"),
     ("phone", "212-750-6630"),
     ("phone", "212.750.6630"),
+    ("phone", "052–1234567"),
+    ("phone", "052‑123‒4567"),
+    ("phone", "052—1234567"),
+    ("phone", "052−1234567"),
+    ("phone", "052־1234567"),
+    ("phone", "052\xa01234567"),
+    ("phone", "+44\u202f20\u202f7946\u202f0958"),
+    ("phone", "(052) 123-4567"),
+    ("phone", "(052)1234567"),
+    ("phone", "052.123.4567"),
+    ("phone", "03.123.4567"),
+    ("phone", "077.123-4567"),
+    ("phone", "972.52.123.4567"),
+    ("card", "4111\xa01111\xa01111\xa01111"),
+    ("card", "5500–0000–0000–0004"),
     ("card", "4111111111111111"),
     ("card", "4111 1111 1111 1111"),
     ("card", "5500-0000-0000-0004"),
@@ -99,17 +114,37 @@ def test_personal_data_is_found_from_its_first_to_its_last_character(kind: str, 
         "https://x.com/dana/status/4111111111111111",
         "find -inum 117672808",
         "(555) is not enough, nor is 123-4567",
+        "1999–2004, 1990—2000 and 2010\u22122015; בשנים 1999–2004",
+        "pages 12–34, 10\xa0000\xa0000 ₪, 1\u202f234\u202f567,89 €",
+        "version 03.123.4567, build 052.123.4567, גרסה 02.123.4567, v03.123.4567",
+        "10.0.19041.4567, 4.8.0.3928, 052.123.4567.1, 1.052.123.4567",
+        "192.168.052.123, 010.123.045.067",
+        "05.11.2024, 05.11.2024.1234, 02.123.456 and 31.12.2026 12:30:02.1234567",
+        "052.50 ₪, 051.5073219 degrees, 03.1415926, 02.1234567",
+        "a−123456782 and 123456782.50 and 1,234–1,567",
+        "user_id=123456782, order_id=123456782, order id=123456782, x=123456782",
+        "https://example.com/watch?id=123456782&user.id=123456782&id=123456782",
+        "User(id=123456782); where id=123456782; 2 id+1=123456782",
+        "1-2345678-2 and 1-2345678-3, ת.ז. 1-2345678-3",
     ],
 )
 def test_other_numbers_and_signs_are_no_personal_data(text: str) -> None:
     assert find_personal(text) == []
 
 
-@pytest.mark.parametrize("number", ["12345674", "1234567-4", "412345670", "41234567-0"])
+@pytest.mark.parametrize("number", ["12345674", "1234567-4", "412345670", "41234567-0", "4-1234567-0"])
 @pytest.mark.parametrize("words", ["ת.ז.", 'ת"ז:', "תעודת זהות", "מספר זהות", "Teudat zehut", "ID number:"])
 def test_words_that_speak_of_an_id_let_shorter_and_unusual_ones_count(words: str, number: str) -> None:
     assert codes(ask(f"{words} {number}")) == ["personal-israeli-id"]
     assert find_personal(number) == []
+
+
+@pytest.mark.parametrize("key", ["id", "ID", "name=Dana, id", "id_number", "tz", "ת.ז.", "תעודת זהות", "national_id"])
+@pytest.mark.parametrize("between", ["=", " = "])
+def test_an_id_that_is_the_value_of_its_key_is_found(key: str, between: str) -> None:
+    text = f"{key}{between}123456782"
+    assert find_personal(text) == [("israeli-id", len(text) - 9, len(text))]
+    assert codes(ask(text)) == ["personal-israeli-id"]
 
 
 def id_number(first_eight: str) -> str:
@@ -147,12 +182,14 @@ def test_pieces_are_in_order_and_do_not_overlap(values: list[str], filler: str) 
     assert all(kind in PERSONAL_KINDS and 0 <= start < stop <= len(text) for kind, start, stop in spans)
 
 
-@given(st.text() | st.text(alphabet="0123456789 -()+.@/=:aקא") | st.sampled_from([value for _, value in FOUND]))
+@given(st.text() | st.text(alphabet="0123456789 -()+.@/=:aקא–\xa0−") | st.sampled_from([value for _, value in FOUND]))
 def test_the_quick_look_lets_no_personal_data_pass(text: str) -> None:
     assert may_hold_personal(text, ascii_marks(text)) or find_personal(text) == []
 
 
-@pytest.mark.parametrize("text", ["Plain words.", "48/2 = 24 clips in 1999", "שלום 20 ₪", "sk-learn, 3 tasks"])
+@pytest.mark.parametrize(
+    "text", ["Plain words.", "48/2 = 24 clips in 1999", "שלום 20 ₪", "sk-learn, 3 tasks", "בשנים 1999–2004"]
+)
 def test_the_quick_look_knows_texts_without_personal_data(text: str) -> None:
     assert not may_hold_personal(text, ascii_marks(text))
 

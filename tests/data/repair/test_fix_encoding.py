@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mending import mend, source
 
-from kivnun.data.repair.encoding import fix_encoding
+from kivnun.data.repair.encoding import cut_at_newlines, fix_encoding
 from kivnun.data.repair.output import log_path
 from kivnun.data.repair.rewrite import Target
 from kivnun.errors import UserError
@@ -116,3 +116,15 @@ def test_halves_of_characters_as_java_writes_them_are_joined(tmp_path: Path) -> 
     halves = "".join(chr(0xD83C) if c == "🍕" else c for c in content).encode("utf-8", "surrogatepass")
     halves += chr(0xDF55).encode("utf-8", "surrogatepass")
     assert mend(tmp_path, fix_encoding, halves, name="in.txt").content.decode() == "pizza 🍕"
+
+
+@given(st.lists(st.text(alphabet="a\n", max_size=5).map(str.encode)))
+def test_lines_are_the_same_however_their_bytes_come(chunks: list[bytes]) -> None:
+    assert list(cut_at_newlines(chunks)) == b"".join(chunks).splitlines(keepends=True)
+
+
+@pytest.mark.timeout(10)
+def test_a_line_over_very_many_chunks_is_cut_in_time() -> None:
+    chunk = b"x" * 10_000
+    (line,) = cut_at_newlines(chunk for _ in range(10_000))
+    assert len(line) == 100_000_000

@@ -1,11 +1,23 @@
+import csv
+import io
 import json
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mending import jsonl, mend
 
 from kivnun.data.checks.personal import PERSONAL_KINDS, find_personal
-from kivnun.data.repair.personal import MASKS, choose_kinds, drop_personal_data, mask_personal_data
+from kivnun.data.checks.row import check_row
+from kivnun.data.conversation import Conversation
+from kivnun.data.formats import FORMATS
+from kivnun.data.formats.columns import columns_format
+from kivnun.data.repair.masking import MASKS
+from kivnun.data.repair.personal import choose_kinds, drop_personal_data, mask_personal_data
+from kivnun.data.rows import Row
 from kivnun.errors import UserError
 
 VALUES = {
@@ -60,15 +72,194 @@ def test_masked_arguments_of_a_call_are_still_json(tmp_path: Path) -> None:
     assert find_personal(masked) == []
 
 
-def test_ids_and_addresses_of_pictures_stay(tmp_path: Path) -> None:
-    row = {"id": "052-123-4567", "image_url": {"url": "https://user@example.com/a.png"}, "text": "a@b.org"}
+ADDRESS = "https://example.com/a.png?for=dana@gmail.com"
+PACKED = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+
+
+def test_ids_of_calls_and_addresses_of_pictures_stay_and_are_told(tmp_path: Path) -> None:
+    picture = {"type": "image_url", "image_url": {"url": ADDRESS}}
+    call = {"id": "052-123-4567", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": [picture, {"type": "text", "text": "שלום"}]},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "052-123-4567", "content": "a@b.org"},
+    ]
+    masked = [*messages[:2], {**messages[2], "content": "[EMAIL]"}]
+    mended = mend(tmp_path, mask_personal_data, jsonl({"messages": messages}, {"messages": messages[:2]}))
+    assert mended.rows == [{"messages": masked}, {"messages": messages[:2]}]
+    told = "personal-email, personal-phone in the name of a call or a picture"
+    assert dict(mended.done.counts) == {f"masked: personal-email, kept {told}": 1, f"kept: {told}": 1}
+    assert mended.log[0]["kept"] == {"email": 1, "phone": 2}
+    assert mended.log[1]["kept"] == {"email": 1, "phone": 1}
+
+
+@pytest.mark.parametrize("key", ["id", "data", "url", "uri", "image", "image_url", "call_id", "text"])
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        ("dana@gmail.com", "[EMAIL]"),
+        ("mail a@b.org", "mail [EMAIL]"),
+        (ADDRESS, "https://example.com/a.png?for=[EMAIL]"),
+        ("052-1234567", "[PHONE]"),
+        (123456782, "[ID]"),
+        (972541234567, "[PHONE]"),
+        (4111111111111111, "[CARD]"),
+        ({"inner": ["a@b.org", 123456782]}, {"inner": ["[EMAIL]", "[ID]"]}),
+        (
+            [{"url": "a@b.org", "id": "052-1234567", "data": 123456782}],
+            [{"url": "[EMAIL]", "id": "[PHONE]", "data": "[ID]"}],
+        ),
+        ({"args": {"url": ADDRESS, "id": 123456782}}, {"args": {"url": f"{ADDRESS[:-14]}[EMAIL]", "id": "[ID]"}}),
+    ],
+)
+def test_a_column_is_masked_whatever_it_is_called(tmp_path: Path, key: str, value: object, masked: object) -> None:
+    rows = jsonl({key: value, "label": "x"})
+    assert mend(tmp_path, mask_personal_data, rows).rows == [{key: masked, "label": "x"}]
+    assert mend(tmp_path, drop_personal_data, rows).rows == []
+
+
+def test_addresses_packed_bytes_and_numbers_that_are_nobodys_stay_to_the_byte(tmp_path: Path) -> None:
+    row = {
+        "id": 17,
+        "url": "https://example.com/123456782/052-1234567.png",
+        "data": f"data:image/png;base64,{PACKED}",
+        "image": PACKED,
+        "uri": "gs://bucket/a.png",
+        "price": 12345678.5,
+        "yes": True,
+        "none": None,
+    }
     mended = mend(tmp_path, mask_personal_data, jsonl(row))
-    assert mended.rows == [{**row, "text": "[EMAIL]"}]
+    assert (mended.content.decode(), mended.log) == (jsonl(row), [])
 
 
-def test_a_text_is_masked_whatever_its_column_is_called(tmp_path: Path) -> None:
-    mended = mend(tmp_path, mask_personal_data, jsonl({"data": "mail a@b.org", "url": "see a@b.org"}))
-    assert mended.rows == [{"data": "mail [EMAIL]", "url": "see [EMAIL]"}]
+def test_keys_are_masked_and_stay_apart(tmp_path: Path) -> None:
+    row = {"a@b.org": 1, "c@d.org": {"e@f.org": "x"}, "[EMAIL]": 3, "text": "y"}
+    mended = mend(tmp_path, mask_personal_data, jsonl(row))
+    assert mended.rows == [{"[EMAIL] 2": 1, "[EMAIL] 3": {"[EMAIL]": "x"}, "[EMAIL]": 3, "text": "y"}]
+
+
+def test_names_of_a_tables_columns_stay_and_are_told(tmp_path: Path) -> None:
+    mended = mend(tmp_path, mask_personal_data, "text,a@b.org\nc@d.org,x\ny,z\n", name="in.csv")
+    assert mended.content.decode() == "text,a@b.org\n[EMAIL],x\ny,z\n"
+    assert mended.done.notes == ["kept: personal-email in the name of column 2, which no repair changes"]
+
+
+def test_texts_that_are_read_as_one_are_masked_as_one(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "call 052-"}, {"type": "text", "text": "1234567 now"}]
+    rows = [{"messages": [{"role": "user", "content": parts}]}, {"context": "ת.ז.", "question": "12345674"}]
+    mended = mend(tmp_path, mask_personal_data, jsonl(*rows))
+    content = mended.rows[0]["messages"][0]["content"]
+    assert [part["text"] for part in content] == ["call [PHONE]", " now"]
+    assert mended.rows[1] == {"context": "ת.ז.", "question": "[ID]"}
+
+
+def test_a_number_that_counts_only_once_its_neighbour_is_masked_is_masked_too(tmp_path: Path) -> None:
+    text = f"ID number {'a' * 40}@example.com 12345674"
+    assert [kind for kind, _, _ in find_personal(text)] == ["email"]
+    assert mend(tmp_path, mask_personal_data, jsonl({"text": text})).rows == [{"text": "ID number [EMAIL] [ID]"}]
+
+
+def test_a_number_of_any_size_and_half_a_character_stay_in_masked_arguments(tmp_path: Path) -> None:
+    arguments = '{"to": "a@b.org", "big": 1234567890123456789012310, "half": "\\ud83d"}'
+    mended = mend(tmp_path, mask_personal_data, jsonl({"arguments": arguments}))
+    assert mended.rows == [{"arguments": arguments.replace("a@b.org", "[EMAIL]")}]
+
+
+def test_a_row_that_is_nested_too_deeply_is_kept_and_told(tmp_path: Path) -> None:
+    row = '{"a": ' * 250 + '"a@b.org"' + "}" * 250 + "\n"
+    mended = mend(tmp_path, mask_personal_data, row)
+    assert mended.content.decode() == row
+    assert dict(mended.done.counts) == {"kept: nested too deeply to look into": 1}
+
+
+PIECES = st.sampled_from(
+    [
+        *VALUES.values(),
+        *(
+            "052–1234567",
+            "id=123456782",
+            "12345674",
+            "4-1234567-0",
+            "ת.ז.",
+            "ID number",
+            "order",
+            "\n",
+            ADDRESS,
+            PACKED,
+        ),
+        *(
+            "dana@",
+            "gmail.com",
+            "+972",
+            "052-",
+            "1234567",
+            '{"id": 123456782}',
+            '["a@b.org"]',
+            '{"a": "\\n052-1234567"}',
+        ),
+    ]
+)
+TEXTS = st.lists(PIECES | st.text(max_size=3), max_size=4).map(" ".join) | st.lists(PIECES, max_size=3).map("".join)
+NUMBERS = st.sampled_from(
+    [123456782, 972541234567, 4111111111111111, 123456782.0, 52.1234567, 12345674, True, 2**64 - 1]
+)
+NAMES = ("id", "data", "url", "image", "phone", "order", "text")
+NESTED = st.recursive(
+    TEXTS | NUMBERS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES) | TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def personal_codes(conversation: Conversation) -> list[str]:
+    found = check_row(conversation, Row({}, "in", 1))
+    return [finding.message for finding in found if finding.code.startswith("personal-")]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.fixed_dictionaries(dict.fromkeys(NAMES, TEXTS | NUMBERS)))
+def test_a_check_finds_nothing_in_any_columns_of_a_masked_row(row: dict[str, object]) -> None:
+    with TemporaryDirectory() as folder:
+        masked = mend(Path(folder), mask_personal_data, jsonl(row)).rows[0]
+        dropped = mend(Path(folder), drop_personal_data, jsonl(row)).rows
+    for prompt, answer in pairwise((*NAMES, NAMES[0])):
+        read = columns_format(prompt, answer).read
+        assert personal_codes(read(Row(masked, "in", 1))) == []
+        assert not dropped or personal_codes(read(Row(row, "in", 1))) == []
+    read = FORMATS["columns"].read
+    columns = {"context": masked["text"], "question": masked["data"], "answer": masked["id"]}
+    assert personal_codes(read(Row(columns, "in", 1))) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3))
+def test_a_check_finds_nothing_in_a_masked_table(rows: list[tuple[str, str]]) -> None:
+    cells = io.StringIO(newline="")
+    csv.writer(cells).writerows([("data", "label"), *rows])
+    with TemporaryDirectory() as folder:
+        mended = mend(Path(folder), mask_personal_data, cells.getvalue(), name="in.csv")
+    for fields in csv.DictReader(io.StringIO(mended.content.decode(), newline="")):
+        assert personal_codes(columns_format("data", "label").read(Row(fields, "in.csv", 2))) == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=3), st.dictionaries(st.sampled_from(NAMES) | TEXTS, NESTED, max_size=3))
+def test_a_check_finds_nothing_in_a_masked_chat(texts: list[str], arguments: dict[str, object]) -> None:
+    function = {"name": "f", "arguments": json.dumps(arguments, ensure_ascii=False)}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": text} for text in texts]},
+        {"role": "assistant", "tool_calls": [{"id": "call_1", "type": "function", "function": function}]},
+    ]
+    contents = [
+        {"role": "user", "parts": [{"text": text} for text in texts]},
+        {"role": "model", "parts": [{"functionCall": {"name": "f", "args": arguments}}]},
+    ]
+    with TemporaryDirectory() as folder:
+        mended = mend(Path(folder), mask_personal_data, jsonl({"messages": messages}, {"contents": contents}))
+    kept = any("kept" in entry for entry in mended.log)
+    for fields, name in zip(mended.rows, ("openai-chat", "gemini"), strict=True):
+        assert kept or personal_codes(FORMATS[name].read(Row(fields, "in", 1))) == []
 
 
 def test_only_the_kinds_that_are_named_are_masked(tmp_path: Path) -> None:

@@ -75,10 +75,31 @@ def shorten_personal(kind: PersonalKind, value: str) -> str:
 # Digits become zeros and what may stand between them goes; eight digits are the least of a phone, card or ID number.
 _DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 _BETWEEN_DIGITS = b" ().-"
+# What Word, web pages and Hebrew keyboards write for a space and a hyphen.
+_PLAIN_SEPARATORS = (*((space, " ") for space in "\xa0\u2007\u2009\u202f"), *((dash, "-") for dash in "‐‑‒–—−־"))
+# Their bytes; no letter of Hebrew consists of these alone.
+_BETWEEN_DIGITS_TOO = _BETWEEN_DIGITS + "".join(character for character, _ in _PLAIN_SEPARATORS).encode()
 
 
 def _has_long_number(text: str) -> bool:
-    return b"0" * _FEWEST_DIGITS in text.encode("ascii", "replace").translate(_DIGITS_TO_ZERO, _BETWEEN_DIGITS)
+    if text.isascii():
+        return b"0" * _FEWEST_DIGITS in text.encode().translate(_DIGITS_TO_ZERO, _BETWEEN_DIGITS)
+    characters = text.encode("utf-8", "replace")
+    digits = characters.translate(_DIGITS_TO_ZERO, _BETWEEN_DIGITS_TOO)
+    if b"0" * _FEWEST_DIGITS not in digits:
+        return False
+    # Of years from - to, which books write with a dash, there are eight digits.
+    return b"0" * (_FEWEST_DIGITS + 1) in digits or (
+        b"0" * _FEWEST_DIGITS in characters.translate(_DIGITS_TO_ZERO, _BETWEEN_DIGITS)
+    )
+
+
+def _with_plain_separators(text: str) -> str:
+    """The text with ASCII spaces and hyphens for others; every character stays at its place."""
+    if not text.isascii():
+        for character, plain in _PLAIN_SEPARATORS:
+            text = text.replace(character, plain)
+    return text
 
 
 def _candidates(text: str) -> Iterator[PersonalSpan]:
@@ -87,9 +108,10 @@ def _candidates(text: str) -> Iterator[PersonalSpan]:
     if "@" in text:
         yield from _emails(text)
     if _has_long_number(text):
-        yield from _cards(text)
-        yield from _phones(text)
-        yield from _israeli_ids(text)
+        plain = _with_plain_separators(text)
+        yield from _cards(plain)
+        yield from _phones(plain)
+        yield from _israeli_ids(plain)
 
 
 _SECRET = re.compile(
@@ -182,7 +204,9 @@ _ISRAELI_PHONE = re.compile(
     r"(?<![A-Za-z0-9_.+/])(?<!\d[ -])(?:"
     r"(?:\((?:\+|00)?972\)|(?:\+|00)?972)[ -]?(?:\(0\)|0)?[ -]?(?:5\d|7\d|[23489])(?:[ -]?\d){7}"
     r"|05\d[ -]?(?:\d[ -]?){6}\d"
-    r"|(?:07\d|0[23489])[ -]\d{3}[ -]?\d{4}|\(0(?:7\d|[23489])\)[ -]?\d{3}[ -]?\d{4}"
+    r"|972\.(?:5\d|7\d|[23489])\.\d{3}\.\d{4}"
+    r"|(?:07\d|0[23489])[ -]\d{3}[ -]?\d{4}|\(0(?:5\d|7\d|[23489])\)[ -]?\d{3}[ -]?\d{4}"
+    r"|(?:0[57]\d|0[23489])\.\d{3}(?:\.|-)\d{4}"
     r")(?![A-Za-z0-9_%])(?![.,/-]\d)"
 )
 _FOREIGN_PHONE = re.compile(
@@ -192,11 +216,15 @@ _AMERICAN_PHONE = re.compile(
     r"(?<![\w.+/$])(?<!\d-)(?:1[ -])?(?:\([2-9]\d\d\) ?|[2-9]\d\d([-.]))[2-9]\d\d(?(1)\1|[-.])\d{4}(?![\w%])(?![.,-]\d)"
 )
 _FREE_OF_CHARGE = ("800", "888", "877", "866", "855", "844", "833")
+# `build 03.123.4567` is no phone.
+_VERSION_BEFORE = re.compile(r"(?:\b(?:version|ver|build|firmware|release|rev)|גרסה|גרסת)\b[ .:#-]*$", re.IGNORECASE)
 
 
 def _phones(text: str) -> Iterator[PersonalSpan]:
     for match in _ISRAELI_PHONE.finditer(text):
-        yield "phone", match.start(), match.end()
+        before = text[max(0, match.start() - _CONTEXT_BEFORE) : match.start()]
+        if "." not in match[0] or not _VERSION_BEFORE.search(before):
+            yield "phone", match.start(), match.end()
     for match in _FOREIGN_PHONE.finditer(text):
         # A bare `+1234567` is a sum; a number that is dialled has groups, or ten to thirteen digits.
         digits = sum(character.isdigit() for character in match[0])
@@ -208,7 +236,7 @@ def _phones(text: str) -> Iterator[PersonalSpan]:
 
 
 _ID_NUMBER = re.compile(
-    r"(?<![A-Za-z0-9_.,+$€₪£#/=])(?<![A-Za-z0-9_-]-)(?<![$€₪£#] )(?:\d{7,8}-\d|\d{8,9})"
+    r"(?<![A-Za-z0-9_.,+$€₪£#/])(?<![A-Za-z0-9_-]-)(?<![$€₪£#] )(?:\d{7,8}-\d|\d-\d{7}-\d|\d{8,9})"
     r"(?![A-Za-z0-9_%$€₪£/])(?![.,:-]\d)"
     r"(?! ?(?:[$€₪£%]|ש[\"״]ח|שקל|דולר|אירו|dollars|euros|shekels|people|years|km|NIS|USD|EUR))"
 )
@@ -221,6 +249,13 @@ _OTHER_NUMBER_WORDS = re.compile(
     r"הזמנה|חשבון|חשבונית|קבלה|קריאה|לקוח|ח\.פ|ח[\"״]פ|עוסק|ע\.מ|דגם|סידורי|משלוח|מעקב|"
     r"\b(?:order|user|account|invoice|ticket|tracking|transaction|product|item|case|ref(?:erence)?|serial|model|sku"
     r"|isbn|issn|phone|tel|fax|population|video|post|article|patent|pmid|doi|job|inode|inum|order_id|user_id)\b",
+    re.IGNORECASE,
+)
+# `id=123456782`, but not in an address (`?id=`, `&id=`), a call (`User(id=`) or a query (`where id=`).
+_ID_KEY = re.compile(
+    r"(?:^|(?<![\w.&?(])(?<!where )(?<!and ))"
+    r"(?:id|tz|zehut|te'?udat[ _]?zehut|(?:israeli|national)[ _]?id|id[ _]?(?:number|no|num|card)"
+    r"|ת[.\"״]?[ ]?ז\.?|תעודת[ _]?ה?זהות|מספר[ _]?ה?זהות)[ ]?=[ ]?$",
     re.IGNORECASE,
 )
 _CONTEXT_BEFORE = 30
@@ -238,8 +273,11 @@ def _israeli_ids(text: str) -> Iterator[PersonalSpan]:
         if not digits.isascii() or len(set(digits)) < 3 or luhn_sum(digits) % 10:
             continue
         before = text[max(0, match.start() - _CONTEXT_BEFORE) : match.start()]
+        valued = before.rstrip().endswith("=") and _ID_KEY.search(before) is not None
+        if before.endswith("=") and not valued:
+            continue
         named = _ID_WORDS.search(before) is not None
         usual = match[0].isdigit() and len(match[0]) == 9 and digits[0] in "0123" and not digits.endswith("000")
-        usual = usual and not before.rstrip().endswith(_SIGNS_OF_SUMS)
+        usual = usual and (valued or not before.rstrip().endswith(_SIGNS_OF_SUMS))
         if named or (usual and _OTHER_NUMBER_WORDS.search(before) is None):
             yield "israeli-id", match.start(), match.end()

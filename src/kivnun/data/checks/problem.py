@@ -10,12 +10,3 @@ def cut_value(text: str, longest: int = _LONGEST_VALUE) -> str:
     """A value for a message: on one line and not too long."""
     line = " ".join(text[: longest * 2].split())
     return line if len(line) <= longest else line[: longest - 3] + "..."
-
-
-def printable(message: str) -> str:
-    """A message on one line without characters that would hide, or give orders to a terminal."""
-    if message.isprintable():
-        return message
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in message
-    )

@@ -10,7 +10,7 @@ from kivnun.data.checks.learning import (
     names_reference,
 )
 from kivnun.data.checks.personal import check_personal, may_hold_personal
-from kivnun.data.checks.problem import Problem, printable
+from kivnun.data.checks.problem import Problem
 from kivnun.data.checks.text import ascii_marks, check_text, looks_clean
 from kivnun.data.checks.tools import check_tools
 from kivnun.data.checks.turns import check_pictures, check_turns
@@ -44,7 +44,7 @@ def check_row(conversation: Conversation, row: Row, format_name: str = "") -> li
         pieces.append(conversation.rejected.content)
         pieces += [call.arguments for call in conversation.rejected.tool_calls]
     problems += _character_problems(conversation, "\n".join(pieces))
-    return [Finding(code, row.file, row.line, printable(message)) for code, message in problems]
+    return [Finding(code, row.file, row.line, message) for code, message in problems]
 
 
 def _character_problems(conversation: Conversation, joined: str) -> list[Problem]:

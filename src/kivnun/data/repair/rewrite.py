@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
+from kivnun.data.files.tables import separator_of
 from kivnun.data.files.write import open_writer
 from kivnun.data.repair.output import both_or_neither, check_target, log_path, open_log, open_whole
 from kivnun.data.repair.source import LINE_LAYOUTS, Record, Show, Source, read_records
@@ -30,7 +31,7 @@ class Change:
         edit: The fields that it gets in place of its own.
     """
 
-    action: Literal["dropped", "copied", "masked"]
+    action: Literal["dropped", "copied", "masked", "kept"]
     reason: str
     log: Mapping[str, object] = field(default_factory=dict[str, object])
     copies: int = 0
@@ -84,13 +85,13 @@ _Write = Callable[[Record, Change | None], None]
 def rewrite(
     source: Source, target: Target, decide: Decide, *, notes: Sequence[str] = (), show: Show | None = None
 ) -> Repair:
-    """Write a file again, and a log of every row that is not the same.
+    """Write a file again, and a log of every row that is not the same or was kept with a reason.
 
     Args:
         source: The file.
         target: Where to.
         decide: What becomes of each row.
-        notes: What is worth knowing about the decisions.
+        notes: What is worth knowing about the decisions; more may come while they are taken.
         show: Is told again and again how far the work is.
 
     Raises:
@@ -175,7 +176,8 @@ def _edit_csv(row: Row, raw: bytes, edit: Callable[[Fields], Fields]) -> bytes:
     _, blank = _split_line(raw)
     cells = io.StringIO()
     # Cells that hold a character of the writer's own line end are quoted, so that it must have both.
-    csv.writer(cells, lineterminator="\r\n").writerow(edit(row.fields).values())
+    separator = separator_of(raw.decode(), list(row.fields.values()))
+    csv.writer(cells, delimiter=separator, lineterminator="\r\n").writerow(edit(row.fields).values())
     return cells.getvalue().removesuffix("\r\n").encode() + blank
 
 
