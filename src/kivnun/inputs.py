@@ -1,11 +1,13 @@
 """What a run is made from: its recipe, the data files that this names, and their hashes, kept in the run's lock."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kivnun.data.files.find import DataFile
 from kivnun.data.reading import find_files
+from kivnun.errors import UserError
 from kivnun.models.load import model_config_value
 from kivnun.models.resolve import ResolvedModel
 from kivnun.recipe.dump import dump_recipe
@@ -52,12 +54,22 @@ def find_inputs(loaded: LoadedRecipe) -> RunInputs:
     """Find and hash the files of a recipe.
 
     Raises:
-        UserError: `data-missing` or `data-format`.
+        UserError: `data-missing` or `data-format`; `data-encoding` for a name that is not UTF-8.
     """
     recipe = located_recipe(loaded)
     files = find_files(recipe.data).files
     paths = [path for part in files.values() for file in part for path in (file.columns.values() or (file.path,))]
+    _require_names(paths)
     return RunInputs(loaded, recipe, files, {str(path): hash_file(path) for path in paths})
+
+
+def _require_names(paths: Sequence[Path]) -> None:
+    """Refuse files that the run folder could not name: what is written there is UTF-8."""
+    for path in paths:
+        # Bytes that are not UTF-8 are halves of surrogate pairs in Python's names.
+        if any("\ud800" <= character <= "\udfff" for character in str(path)):
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise UserError("data-encoding", f"{shown}: the name of this file is not UTF-8", hint="rename it")
 
 
 def located_recipe(loaded: LoadedRecipe) -> Recipe:

@@ -225,7 +225,7 @@ TABLES = {
     "no column names": table("csv-header", 1, b",,\na b,x,c\n"),
     "a column without a name": table("csv-unnamed-column", 1, b",text,label\n0,a b,x\n1,c d,y\n"),
     "a table without a header": table("csv-no-header", 1, b"good film,1\nbad film,0\nfine cast,1\nweak plot,0\n"),
-    "semicolons": table("format-unknown", 2, b"text;label\na b;x\nc d;y\n"),
+    "bars for commas": table("format-unknown", 2, b"text|label\na b|x\nc d|y\n"),
     "a header and no rows": table("file-empty", 0, b"text,label\n"),
     "a tab too many": table("csv-cells", 3, b"text\tlabel\na b\tx\nc\td\ty\n", "rows.tsv"),
     "a tab too few": table("csv-cells", 2, b"text\tlabel\na b\nc d\ty\n", "rows.tsv"),

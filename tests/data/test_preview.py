@@ -240,6 +240,22 @@ def test_rows_are_read_on_where_the_first_ones_are_dropped(project: Path) -> Non
     assert caught.value.code == "answer-cut"
 
 
+def test_a_row_beyond_the_context_of_the_model_is_refused_as_a_run_refuses_it(project: Path) -> None:
+    rows = [{"text": "long " * (9_000 * (number == 0) + 1) + str(number), "tone": "joy"} for number in range(20)]
+    (project / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    whole = ["--set", "data.split={validation: 0, test: 0}", "--set", "data.max_seq_len=100000"]
+    with pytest.raises(UserError) as caught:
+        run("tone.yaml", *whole)
+    assert caught.value.code == "answer-cut"
+
+
+def test_what_a_run_would_say_of_the_rows_is_told(project: Path) -> None:
+    (project / "rows.csv").write_text("text,tone\na,tone\nb,joy\nc,joy\n", "utf-8")
+    whole = ["--set", "data.split={validation: 0, test: 0}", "--set", "data.train=rows.csv"]
+    template = ["--set", "data.text_template='{column_1}: {column_2}'"]
+    assert "rows.csv:1: the first line is a row" in run("tone.yaml", *whole, *template).stderr
+
+
 def test_data_beside_the_recipe_is_found_from_elsewhere(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "else").mkdir()
     monkeypatch.chdir(project / "else")

@@ -20,7 +20,8 @@ class Finding:
         code: One of `CHECKS`.
         file: The file, as the user named it.
         line: The line, from 1; 0 for the file as a whole.
-        message: What was found, with its value, on one line and without a full stop.
+        message: What was found, with its value, on one line and without a full stop. Characters that would hide, break
+            the line or give orders to a terminal are spelt out, wherever in the data they come from.
     """
 
     code: str
@@ -28,10 +29,20 @@ class Finding:
     line: int
     message: str
 
+    def __post_init__(self) -> None:
+        if not self.message.isprintable():
+            object.__setattr__(self, "message", _spell_out(self.message))
+
     @property
     def where(self) -> str:
         """`file:line`, or the file alone."""
         return f"{self.file}:{self.line}" if self.line else self.file
+
+
+def _spell_out(message: str) -> str:
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in message
+    )
 
 
 class RowError(Exception):

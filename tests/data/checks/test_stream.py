@@ -2,17 +2,27 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from broken import GOOD, LONG, TEST, TRAIN, chat, jsonl, labelled, many, talk
 
+from kivnun.data.checks import stream
+from kivnun.data.checks.block import BlockResult, RowPlan
 from kivnun.data.checks.report import CheckReport
-from kivnun.data.checks.stream import BATCH_ROWS, LARGE_FILE_BYTES, CheckOptions, check_conversations, check_data
+from kivnun.data.checks.stream import (
+    BATCH_ROWS,
+    LARGE_FILE_BYTES,
+    SAMPLE_ITEMS,
+    CheckOptions,
+    check_conversations,
+    check_data,
+)
 from kivnun.data.conversation import Conversation, Message
 from kivnun.data.files.find import find_data
+from kivnun.data.findings import Finding
 from kivnun.data.formats import FORMATS
 from kivnun.data.rows import Row
 from kivnun.errors import UserError
@@ -208,3 +218,65 @@ def test_a_picture_without_words_is_no_empty_prompt(here: Path) -> None:
     rows = [talk(("user", [picture]), ("assistant", "A cat")), talk(("user", ""), ("assistant", "A dog"))]
     (here / "rows.jsonl").write_bytes(jsonl(*rows))
     assert places(check("rows.jsonl"), "field-empty") == ["rows.jsonl:2"]
+
+
+def test_a_file_of_bad_lines_is_read_on_without_keeping_what_is_wrong_with_each(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "rows.jsonl").write_bytes(b'["a"]\n' * 3 * SAMPLE_ITEMS + jsonl(*GOOD))
+    sizes: list[int] = []
+    check_all = stream.check_rows
+
+    def weigh(rows: list[Row | Finding], plan: RowPlan) -> BlockResult:
+        sizes.append(len(rows))
+        return check_all(rows, plan)
+
+    monkeypatch.setattr(stream, "check_rows", weigh)
+    report = check("rows.jsonl", near="off")
+    assert counts(report)["json-not-object"] == 3 * SAMPLE_ITEMS
+    assert report.num_rows == 2
+    assert sum(sizes) == 3 * SAMPLE_ITEMS + 2
+    assert max(sizes) == BATCH_ROWS
+    assert [each.why for each in report.not_run if each.what == "rows"] == ["no known format: rows.jsonl"]
+
+
+def test_a_large_file_that_begins_with_bad_lines_only_is_read_in_blocks_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, blank = b'["a"]\n' * 2 * SAMPLE_ITEMS, b"\n" * 2 * SAMPLE_ITEMS
+    (here / "rows.jsonl").write_bytes(bad)
+    (here / "none.jsonl").write_bytes(blank)
+    in_lines = [counts(check(name, near="off")) for name in ("rows.jsonl", "none.jsonl")]
+    assert in_lines[1]["file-empty"] == 1
+    monkeypatch.setattr(stream, "LARGE_FILE_BYTES", 1000)
+    assert [counts(check(name, near="off")) for name in ("rows.jsonl", "none.jsonl")] == in_lines
+    monkeypatch.delattr(stream, "check_rows")
+    assert counts(check("rows.jsonl", near="off", num_workers=1)) == in_lines[0]
+
+
+def test_good_rows_behind_many_bad_lines_are_checked_too(here: Path) -> None:
+    (here / "rows.jsonl").write_bytes(b'["a"]\n' * 2 * BATCH_ROWS + jsonl(*GOOD, talk(("user", "Hi"))))
+    report = check("rows.jsonl", near="off")
+    assert report.files[0].format == "openai-chat"
+    assert places(report, "order-no-assistant") == [f"rows.jsonl:{2 * BATCH_ROWS + 3}"]
+
+
+def test_many_files_are_told_apart_in_one_pass() -> None:
+    class Rows(list[Conversation]):
+        """Rows that count how often one of them is taken."""
+
+        taken = 0
+
+        def __iter__(self) -> Iterator[Conversation]:
+            for each in super().__iter__():
+                self.taken += 1
+                yield each
+
+    texts = "אבגד"
+    rows = Rows(
+        Conversation((Message("assistant", f"{texts} {number}", trained=True),), {}, f"{number}.txt:1")
+        for number in range(500)
+    )
+    report = check_conversations({"train": rows}, CheckOptions(near="off"), name="data")
+    assert [(file.path, file.num_rows) for file in report.files] == [(f"{number}.txt", 1) for number in range(500)]
+    assert rows.taken <= 10 * len(rows)

@@ -151,3 +151,10 @@ def test_no_parts_are_no_rows() -> None:
 
 def test_hashes_are_the_same_on_every_machine() -> None:
     assert int(prints_of(ask("How are you?", "Fine")).input[0]) == 14514353893925174331
+
+
+def test_a_folder_may_hold_more_files_than_two_bytes_can_number() -> None:
+    prints = fingerprint([], [], file=70_000, near=False)
+    row = Conversation((Message("user", "שלום", trained=False), Message("assistant", "a", trained=True)), {}, "a:1")
+    assert fingerprint([row], [1], file=70_000, near=False).file.tolist() == [70_000]
+    assert prints.file.tolist() == []

@@ -1,6 +1,7 @@
 """A name becomes files: by ending and content, with a split, a reason, and a note for all that is left out."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -227,3 +228,32 @@ def test_an_empty_file_of_a_folder_is_a_finding_when_it_is_read(here: Path) -> N
     write("d/a.jsonl", "d/a.json", text="")
     found = find_data("d")
     assert [found_in(list(stream_rows(file))) for file in found.files] == [[("file-empty", 0)]] * 2
+
+
+@pytest.mark.parametrize("name", ["a\0.json", "a" * 5000 + ".json", "b/" * 3000 + "a.json", "loop/a.json"])
+def test_a_path_that_no_file_can_have_is_a_file_that_is_not_there(here: Path, name: str) -> None:
+    write("d/rows.jsonl")
+    (here / "d" / "loop").symlink_to("loop")
+    entries = {"odd": {"file_name": name}, "good": {"file_name": "rows.jsonl"}}
+    write("d/dataset_info.json", text=json.dumps(entries))
+    assert layouts(find_data("d")) == {"d/rows.jsonl": ("jsonl", "train")}
+    assert refusal(lambda: find_data(f"d/{name}")).code == "data-missing"
+    write("saved/dataset_dict.json", text="{}")
+    write("saved/state.json", text=json.dumps({"_data_files": [{"filename": name}]}))
+    assert refusal(lambda: find_data("saved")).problem == "saved: no data files"
+
+
+def test_pipes_and_links_that_lead_nowhere_are_no_data_files(here: Path) -> None:
+    write("d/rows.jsonl")
+    os.mkfifo("d/pipe.jsonl")
+    os.mkfifo("d/x_text.txt")
+    write("d/x_labels.txt")
+    (here / "d" / "loop.jsonl").symlink_to("loop.jsonl")
+    (here / "d" / "gone.jsonl").symlink_to("nothing.jsonl")
+    (here / "d" / "link.jsonl").symlink_to("rows.jsonl")
+    found = find_data("d")
+    assert set(layouts(found)) == {"d/rows.jsonl", "d/link.jsonl"}
+    said = notes(found)
+    for name in ("pipe.jsonl", "x_text.txt", "loop.jsonl", "gone.jsonl"):
+        assert said[f"d/{name}"] == "not read: it is no file, but a pipe, a device or a link that leads nowhere"
+    assert refusal(lambda: find_data("d/pipe.jsonl")).code == "data-missing"

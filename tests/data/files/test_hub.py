@@ -129,6 +129,9 @@ def test_what_was_fetched_is_there_without_the_hub(
         ("configs: nonsense", "", []),
         ("configs: [{config_name: a}]", "", []),
         ("a: [broken", "", []),
+        ("a: 2024-99-99", "", []),
+        ("a: !!int word", "", []),
+        ("a: " + "[" * 3000, "", []),
         ("", "", []),
     ],
 )

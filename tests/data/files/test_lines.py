@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from kivnun.data.files.find import describe_file
 from kivnun.data.files.read import LineBlock, rows_of_block, stream_blocks
+from kivnun.data.rows import Row
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 values = st.recursive(
@@ -134,3 +136,78 @@ def test_a_line_that_never_ends_is_refused_in_bounded_memory(here: Path, monkeyp
     (here / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": "' + b"x" * (8 << 20))
     items = list(stream_blocks(describe_file(Path("a.jsonl")), block_bytes=1 << 20))
     assert said_in(items) == ["a.jsonl:1: a line is longer than 1 MiB"]
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        ('{"a": 1, "a": 2}', '{"b"  : 1}'),
+        ('{"a": 1, "a": 2}', '{"b"\t: 1}'),
+        ('{"a": 1, "a": 2}', '{"b" \t: 1}'),
+        ('{"a": 1, "a": 2}', '{"b": "x\\u0022:"}'),
+        ('{"a": 1, "a": 2}', '{"b": "x\\"\\u003A"}'),
+        ('{"a": 1, "a": 2}', '{"b": "x\\"\\u0020:"}'),
+        ('{"a": 1, "a": 2, "c"\t: 3}', '{"b": 1}'),
+        ('{"a": 1, "a": 2, "c": "\\u0022:"}', '{"b": 1}'),
+    ],
+)
+def test_nothing_that_looks_like_no_key_makes_up_for_one_that_stands_twice(here: Path, line: str, other: str) -> None:
+    (here / "a.jsonl").write_text(f"{line}\n{other}\n", "utf-8")
+    assert said_in(read_all("a.jsonl")) == ["a.jsonl:1: the key 'a' stands twice in one object"]
+    (here / "a.json").write_text(f"[{other},\n{line}]", "utf-8")
+    assert said_in(read_all("a.json")) == ["a.json:2: the key 'a' stands twice in one object"]
+
+
+def test_white_space_of_all_kinds_before_a_colon_is_no_fault(here: Path) -> None:
+    row = {"a": 1, "b": {"c": "a  : b\t: 'x\"\t : y'"}, '\t : " :': '":'}
+    text = json.dumps(row, separators=(",", "  \t :"))
+    (here / "a.jsonl").write_text(f'{text}\n{text}\n{{"a"\t:1}}\n', "utf-8")
+    assert read_all("a.jsonl") == [Row(row, "a.jsonl", 1), Row(row, "a.jsonl", 2), Row({"a": 1}, "a.jsonl", 3)]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [2**64, -(2**63) - 1, 1234567890123456789012310, -(10**19), 10**19 * 2, int("7" * 300)],
+    ids=["2^64", "-2^63-1", "25 digits", "-10^19", "2*10^19", "300 digits"],
+)
+def test_an_integer_that_would_be_rounded_is_refused(here: Path, number: int) -> None:
+    digits = f"{Decimal(number):f}"
+    (here / "a.jsonl").write_text(f'{{"a": 1}}\n{{"a": [{{"מספר": {digits}}}]}}\n{{"a": 2}}\n', "utf-8")
+    (here / "a.json").write_text(f'[{{"a": 1}},\n{{"a": {digits}}},\n{{"a": 2}}]', "utf-8")
+    for name in ("a.jsonl", "a.json"):
+        items = read_all(name)
+        assert fields_in(items) == [{"a": 1}, {"a": 2}]
+        shown = digits if len(digits) <= 60 else digits[:57] + "..."
+        said = f"{name}:2: the number {shown} has more than 64 bits and would be rounded: write it as a text"
+        assert said_in(items) == [said]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(number=st.integers(-(2**63), 2**64 - 1) | st.integers(2**64 - 9, 2**64 - 1) | st.integers(-(2**63), 9 - 2**63))
+def test_integers_of_64_bits_and_long_digits_in_texts_are_kept(tmp_path: Path, number: int) -> None:
+    row = {"a": number, "b": "7" * 40, "c": [f"-{'1' * 30}", 0.1234567890123456], "d": f'": {10**30}'}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    assert fields_in(read_all(tmp_path / "a.jsonl")) == [row]
+    assert found_in(read_all(tmp_path / "a.jsonl")) == []
+
+
+@pytest.mark.parametrize("num_rows", [2, 30_000])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.tsv"])
+def test_lines_that_end_in_carriage_returns_only_are_lines(here: Path, name: str, num_rows: int) -> None:
+    rows = [{"text": f"שלום {number} {'x' * 30}", "label": "x"} for number in range(num_rows)]
+    if name == "a.tsv":
+        lines = ["text\tlabel", *("\t".join(row.values()) for row in rows)]
+    else:
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (here / name).write_bytes("".join(line + "\r" for line in lines).encode())
+    items = read_all(name, header=True)
+    assert fields_in(items) == rows
+    assert [row.line for row in rows_in(items)] == list(range(1 + (name == "a.tsv"), len(lines) + 1))
+    assert found_in(items) == []
+
+
+def test_a_fault_in_lines_that_end_in_carriage_returns_is_named_with_its_line(here: Path) -> None:
+    (here / "a.jsonl").write_bytes(b'{"a": 1}\r{"a": 2}\r{"a": \r{"a": 3}')
+    items = read_all("a.jsonl")
+    assert found_in(items) == [("json-syntax", 3)]
+    assert fields_in(items) == [{"a": 1}, {"a": 2}, {"a": 3}]

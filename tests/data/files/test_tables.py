@@ -1,5 +1,7 @@
 """Tables: headers are told from rows, records keep their line, broken ones are named where they begin."""
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ from file_rows import fields_in, found_in, read_all, rows_in, said_in
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kivnun.data.files.tables import looks_like_row
+from kivnun.data.files.find import describe_file
+from kivnun.data.files.tables import looks_like_row, separator_of
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\x05"), max_size=8)
 
@@ -110,3 +113,47 @@ def test_lines_are_cut_alike_wherever_the_pieces_of_a_long_file_end(here: Path) 
     items = read_all("a.tsv", header=True)
     assert [fields["text"] for fields in fields_in(items)] == rows
     assert [row.line for row in rows_in(items)] == list(range(2, 6002))
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_a_csv_may_have_semicolons_or_tabs_between_its_cells_and_this_is_said(
+    here: Path, separator: str, name: str
+) -> None:
+    rows = [["טקסט", "label"], ["שלום, עולם", "x"], ['"a', f'"one{separator}two"'], ["1,5; 2\t3", "y"]]
+    with (here / "a.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    items = read_all("a.csv", header=True)
+    assert fields_in(items) == [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    assert found_in(items) == []
+    assert f"with {name} between its cells" in describe_file(Path("a.csv")).why
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["text,label;more", "a;b,c", "d;e,f"],
+        ["text", "a; b", "c"],
+        ["text; more", "a", "b; c; d", "e"],
+        ["text", "a", "b"],
+    ],
+)
+def test_a_csv_whose_first_line_has_commas_or_whose_lines_disagree_has_commas(here: Path, lines: list[str]) -> None:
+    (here / "a.csv").write_text("\n".join(lines), "utf-8")
+    assert list(fields_in(read_all("a.csv", header=True))[0]) == lines[0].split(",")
+    assert "between its cells" not in describe_file(Path("a.csv")).why
+
+
+def test_one_bad_record_of_many_does_not_hide_the_semicolons(here: Path) -> None:
+    rows = [f"text {number};x" for number in range(9000)]
+    (here / "a.csv").write_text("\n".join(["text;label", *rows[:30], "bad", *rows[30:]]), "utf-8")
+    items = read_all("a.csv", header=True)
+    assert found_in(items) == [("csv-cells", 32)]
+    assert len(rows_in(items)) == 9000
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_the_separator_of_a_record_is_the_one_that_gives_its_cells(separator: str) -> None:
+    cells = ["a,b", "c;d\te", 'f"\n']
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator).writerow(cells)
+    assert separator_of(text.getvalue(), cells) == separator

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 import orjson
@@ -25,13 +25,15 @@ from kivnun.data.checks.workers import Workers, count_processors
 from kivnun.data.conversation import Conversation
 from kivnun.data.files.dataset import DataFile, DataSet, ReadOptions
 from kivnun.data.files.read import LineBlock, stream_blocks, stream_rows
-from kivnun.data.findings import Finding
+from kivnun.data.findings import CHECKS, Finding
 from kivnun.data.formats import FORMATS, detect_format
 from kivnun.data.rows import Row
 from kivnun.errors import UserError
 
 LARGE_FILE_BYTES = 8 << 20
 SAMPLE_ROWS, SAMPLE_BYTES = 100, 256 << 10
+# A file may begin with many lines that are no rows.
+SAMPLE_ITEMS = 10_000
 # Larger blocks outgrow the processor's caches and cost a tenth more.
 BLOCK_BYTES = 512 << 10
 BATCH_ROWS = 2_000
@@ -128,8 +130,10 @@ def check_conversations(
     gathered = Gathered(near=options.near == "on" or _is_searched(options, sum(map(len, splits.values()))))
     for split, conversations in splits.items():
         rows = [_row_of(conversation) for conversation in conversations]
-        for file in dict.fromkeys(row.file for row in rows):
-            chosen = [index for index, row in enumerate(rows) if row.file == file]
+        by_file: dict[str, list[int]] = {}
+        for index, row in enumerate(rows):
+            by_file.setdefault(row.file, []).append(index)
+        for file, chosen in by_file.items():
             plan = RowPlan(
                 file, len(gathered.files), split, FormatWish(()), options.service, gathered.near, options.tokens
             )
@@ -148,7 +152,7 @@ class _FileReader:
     def __init__(self, file: DataFile, number: int, size: int, options: CheckOptions) -> None:
         self.file, self.size, self._options = file, size, options
         rows = stream_rows(file, options.read)
-        self._head = list(_take_rows(rows, SAMPLE_ROWS))
+        self._head = list(_take_rows(rows, SAMPLE_ROWS, SAMPLE_ITEMS))
         self._tail = rows
         first = [item for item in self._head if isinstance(item, Row)]
         ends = list(accumulate(map(_bytes_of, first)))
@@ -173,7 +177,7 @@ class _FileReader:
         file = self.file
         has_own_names = bool(file.renames or file.tags or file.value_names)
         is_large = file.layout == "jsonl" and self.size >= LARGE_FILE_BYTES
-        return is_large and not has_own_names and any(isinstance(item, Row) for item in self._head)
+        return is_large and not has_own_names and any(map(_is_line, self._head))
 
     def _check_blocks(self, gathered: Gathered, workers: Workers) -> Iterator[BlockResult]:
         del self._head, self._tail
@@ -225,19 +229,23 @@ def _is_searched(options: CheckOptions, num_rows: int) -> bool:
     return options.near == "on" or (options.near == "auto" and num_rows <= options.max_near_rows)
 
 
-def _take_rows(rows: Iterator[Row | Finding], number: int) -> Iterator[Row | Finding]:
-    """The next rows, with the findings between them."""
-    while number:
-        item = next(rows, None)
-        if item is None:
-            return
-        number -= isinstance(item, Row)
+def _take_rows(rows: Iterator[Row | Finding], number: int, num_items: int) -> Iterator[Row | Finding]:
+    """The next rows, with the findings between them, which may be many: no more than so many items in all."""
+    for item in islice(rows, num_items):
         yield item
+        number -= isinstance(item, Row)
+        if not number:
+            return
+
+
+def _is_line(item: Row | Finding) -> bool:
+    """Whether it is a row, or was meant to be one: a file of notes only is empty, which its blocks do not tell."""
+    return isinstance(item, Row) or (item.line > 0 and CHECKS[item.code].severity != "note")
 
 
 def _cut_rows(rows: Iterable[Row | Finding], number: int) -> Iterator[list[Row | Finding]]:
     iterator = iter(rows)
-    while batch := list(_take_rows(iterator, number)):
+    while batch := list(islice(iterator, number)):
         yield batch
 
 

@@ -40,7 +40,7 @@ class Fingerprints:
     input: NDArray[np.uint64]
     question: NDArray[np.uint64]
     answer: NDArray[np.uint64]
-    file: NDArray[np.uint16]
+    file: NDArray[np.uint32]
     line: NDArray[np.int64]
     signatures: NDArray[np.uint32] | None
 
@@ -77,7 +77,7 @@ def fingerprint(conversations: Sequence[Conversation], lines: Sequence[int], *, 
         input=input_hashes,
         question=input_hashes * _MIX + np.array(contexts, dtype=np.uint64),
         answer=_as_numbers(answers),
-        file=np.full(len(rows), file, dtype=np.uint16),
+        file=np.full(len(rows), file, dtype=np.uint32),
         line=np.array(lines, dtype=np.int64),
         signatures=signatures(texts) if near else None,
     )

@@ -68,7 +68,8 @@ def _read_configs(card: Path) -> dict[str, Mapping[str, object]]:
     start, _, rest = text.lstrip("\ufeff").partition(f"{_FENCE}\n")
     try:
         front = YAML(typ="safe", pure=True).load(rest.partition(f"\n{_FENCE}")[0]) if not start.strip() else None
-    except YAMLError:
+    except (YAMLError, ValueError, RecursionError):
+        # A day that does not exist, a word where a number is said to be, brackets without end.
         return {}
     listed = front.get("configs") if isinstance(front, dict) else None
     configs = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []

@@ -102,6 +102,20 @@ class TextSource:
         self._find(code, line, message)
 
 
+def with_line_feeds(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same text with line feeds, if its lines end in carriage returns only, as those of old Macs do."""
+    is_old = None
+    for chunk in chunks:
+        is_old = ends_in_returns(chunk) if is_old is None else is_old
+        yield chunk.replace(b"\r", b"\n") if is_old else chunk
+
+
+def ends_in_returns(start: bytes) -> bool:
+    """Whether the lines of a text end in carriage returns only, as far as its beginning shows."""
+    # The line feed that belongs to the last one may be what comes next.
+    return b"\n" not in start and b"\r" in start[:-1]
+
+
 def find_unicode(start: bytes) -> tuple[str, bytes]:
     """The Unicode form of a text by its first bytes, and its byte-order mark."""
     for name, mark in _MARKS:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kivnun.data.files.dataset import DataFile, DataSet, Split
-from kivnun.data.files.folder import find_in_folder
+from kivnun.data.files.folder import find_in_folder, is_file, is_folder
 from kivnun.data.files.hub import fetch_data
 from kivnun.data.files.names import LAYOUT_OF_SUFFIX, describe_file, find_suffix
 from kivnun.data.findings import Finding
@@ -28,9 +28,9 @@ def find_data(name: str, *, revision: str | None = None) -> DataSet:
     """
     path = Path(name)
     notes: Sequence[Finding] = ()
-    if revision is None and path.is_file():
+    if revision is None and is_file(path):
         files = [describe_file(path)]
-    elif revision is None and path.is_dir():
+    elif revision is None and is_folder(path):
         files, notes = find_in_folder(path)
     elif _is_hub_id(name):
         files, notes = fetch_data(name, revision)
@@ -46,4 +46,4 @@ def find_data(name: str, *, revision: str | None = None) -> DataSet:
 def _is_hub_id(name: str) -> bool:
     """Whether a name can only mean a data set on the hub: `data/tome.jsonl` is a file that is not there."""
     path = Path(name)
-    return bool(_HUB_ID.fullmatch(name)) and find_suffix(path) not in LAYOUT_OF_SUFFIX and not path.parent.is_dir()
+    return bool(_HUB_ID.fullmatch(name)) and find_suffix(path) not in LAYOUT_OF_SUFFIX and not is_folder(path.parent)

@@ -16,6 +16,7 @@ from kivnun.errors import UserError
 
 _TEXT_END, _LABEL_END, _MAPPING_NAME = "_text.txt", "_labels.txt", "mapping.txt"
 _MAX_SHOWN = 20
+_NO_FILE = "it is no file, but a pipe, a device or a link that leads nowhere"
 Found = tuple[list[DataFile], list[Finding]]
 
 
@@ -25,7 +26,7 @@ def find_in_folder(folder: Path) -> Found:
     Raises:
         UserError: `data-format`, if it holds no data.
     """
-    entries = read_info(folder / INFO_NAME) if (folder / INFO_NAME).is_file() else None
+    entries = read_info(folder / INFO_NAME) if is_file(folder / INFO_NAME) else None
     if entries is not None:
         files, notes = _find_entries(folder, entries)
     elif (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
@@ -44,8 +45,10 @@ def find_in_folder(folder: Path) -> Found:
 
 def choose_files(folder: Path, paths: Sequence[Path]) -> Found:
     """What of some files below a folder is data; the others are noted with the reason."""
+    notes = [_skip(path, _NO_FILE) for path in paths if not is_file(path)]
+    odd = {note.file for note in notes}
+    paths = [path for path in paths if str(path) not in odd]
     files, used = _find_parallel(folder, paths)
-    notes: list[Finding] = []
     candidates: list[Path] = []
     for path in paths:
         reason = None if path in used else _refuse_name(path, paths)
@@ -63,6 +66,23 @@ def choose_files(folder: Path, paths: Sequence[Path]) -> Found:
         else:
             files.append(file)
     return sorted(files, key=lambda file: file.path), notes
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file that can be read to its end: to a pipe or a device one would wait for ever."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        # A name that no file can have: too long, or with a zero byte.
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder, be it a path that none can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -113,11 +133,11 @@ def _find_entries(folder: Path, entries: Sequence[Entry]) -> Found:
     for entry in entries:
         path = folder / entry.file_name
         # The file comes from strangers: it may not lead out of its folder.
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not _is_inside(path, folder):
             notes.append(_skip(path, f"{INFO_NAME} leads out of the folder with {entry.name!r}"))
-        elif path.is_file() and find_suffix(path) in LAYOUT_OF_SUFFIX:
+        elif is_file(path) and find_suffix(path) in LAYOUT_OF_SUFFIX:
             files.append(_describe_entry(folder, path, entry))
-        elif path.is_dir():
+        elif is_folder(path):
             inner = choose_files(folder, sorted(walk(path)))
             files += [_describe_entry(folder, file.path, entry) for file in inner[0]]
         else:
@@ -130,6 +150,14 @@ def _find_entries(folder: Path, entries: Sequence[Entry]) -> Found:
     return files, notes
 
 
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path stays within a folder; one that no file can have stays, for it leads nowhere."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        return True
+
+
 def _describe_entry(folder: Path, path: Path, entry: Entry) -> DataFile:
     file = describe_file(path, inside=folder)
     why = f"{file.why}; `{entry.name}` of {INFO_NAME}"
@@ -140,9 +168,9 @@ def _find_saved(folder: Path) -> list[DataFile]:
     """The Arrow files that Hugging Face's `save_to_disk` wrote, whose state.json lists them."""
     files: list[DataFile] = []
     for state in sorted({folder / "state.json", *folder.glob("*/state.json")}):
-        for name in _read_state(state):
+        for name in _read_state(state) if is_file(state) else ():
             path = state.parent / name
-            if path.is_file() and Path(name).name == name:
+            if Path(name).name == name and is_file(path):
                 split, why = find_split(path, inside=folder.parent)
                 files.append(DataFile(path, "arrow", split, f"Arrow, saved by Hugging Face datasets; {why}"))
     return files

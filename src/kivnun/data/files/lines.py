@@ -6,8 +6,8 @@ from typing import cast
 
 import orjson
 
-from kivnun.data.files.encoding import TextSource
-from kivnun.data.files.objects import Place, count_keys, count_written_keys, parse_object
+from kivnun.data.files.encoding import TextSource, with_line_feeds
+from kivnun.data.files.objects import Place, count_written_keys, parse_object, surely_keeps_all
 from kivnun.data.files.unpack import CHUNK_BYTES
 from kivnun.data.findings import Finding
 from kivnun.data.rows import Row
@@ -41,7 +41,7 @@ def cut_blocks(source: TextSource, block_bytes: int = BLOCK_BYTES) -> Iterator[L
     line, offset = 1, None
     parts: list[bytes] = []
     size = 0
-    for chunk in source.chunks(min(CHUNK_BYTES, block_bytes)):
+    for chunk in with_line_feeds(source.chunks(min(CHUNK_BYTES, block_bytes))):
         offset = source.skipped if offset is None else offset
         cut = chunk.rfind(b"\n") + 1
         parts.append(chunk[:cut] if cut else chunk)
@@ -78,8 +78,9 @@ def rows_of_block(block: LineBlock) -> Iterator[Row | Finding]:
     for start in range(0, len(lines), _LINES_AT_A_TIME):
         part = lines[start : start + _LINES_AT_A_TIME]
         parsed = [_parse(line) for line in part]
-        # Keys that stand twice are looked for line by line only where the lines together have too many of them.
-        clean = count_keys(b"\n".join(part)) == count_written_keys([fields for fields in parsed if fields is not None])
+        # What is lost is looked for line by line only where the lines together do not surely keep all.
+        num_written = count_written_keys([fields for fields in parsed if fields is not None])
+        clean = surely_keeps_all(b"\n".join(part), num_written)
         for number, (line, fields) in enumerate(zip(part, parsed, strict=True), start=block.first_line + start):
             if fields is not None and clean:
                 yield Row(fields, block.file, number)

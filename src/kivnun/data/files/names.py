@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kivnun.data.files.dataset import DataFile, Split
-from kivnun.data.files.sniff import sniff_json
+from kivnun.data.files.sniff import read_beginning, sniff_json
+from kivnun.data.files.tables import SEPARATOR_NAMES, find_separator
 from kivnun.data.files.unpack import PACKED_SUFFIXES
 from kivnun.errors import UserError
 
@@ -58,6 +59,8 @@ def describe_file(path: Path, *, inside: Path | None = None) -> DataFile:
     layout, reason = LAYOUT_OF_SUFFIX[suffix], f"{suffix.upper()} by its name"
     if layout in ("json", "jsonl"):
         layout, reason = sniff_json(path, layout)
+    elif layout == "csv" and (separator := find_separator(read_beginning(path))) != ",":
+        reason += f", with {SEPARATOR_NAMES[separator]} between its cells"
     split, why = find_split(path, inside=inside)
     return DataFile(path, layout, split, f"{reason}; {why}")
 

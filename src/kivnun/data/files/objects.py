@@ -10,6 +10,14 @@ import orjson
 from kivnun.data.files.encoding import describe_bad_bytes, find_bad_byte
 from kivnun.data.findings import Finding
 
+# Digits are all alike here, and so are all kinds of white space.
+_PLAIN = bytes.maketrans(b"123456789\t\r\n", b"000000000   ")
+_ESCAPES = (b"\\u0020", b"\\u0022", b"\\u003a", b"\\u003A")
+# Integers that orjson keeps, and the fewest digits of those that it makes floats of.
+_LEAST, _GREATEST = -(2**63), 2**64 - 1
+_LONG_NUMBER, _LONG_NEGATIVE = b"0" * 20, b"-" + b"0" * 19
+_SAFE_DIGITS, _MOST_DIGITS = 18, 20
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -40,29 +48,55 @@ def parse_object(text: bytes, place: Place) -> tuple[Mapping[str, object] | None
     if num_written < 0:
         # Whatever comes behind could not write it again either.
         return None, [Finding("json-syntax", place.file, place.line, "lists and objects are nested too deeply")]
-    return fields, [] if count_keys(text) == num_written else find_repeated_keys(text, place)
+    return (fields, []) if surely_keeps_all(text, num_written) else _find_losses(fields, text, place)
 
 
-def count_keys(text: bytes) -> int:
+def surely_keeps_all(text: bytes, num_written: int) -> bool:
+    """Whether nothing was lost when JSON was read: every key stands once, and no integer was rounded.
+
+    A quick look: where it says no, only a closer one can tell.
+
+    Args:
+        text: The JSON, of one object or of several.
+        num_written: What `count_written_keys` says of what was read.
+    """
+    plain = text.translate(_PLAIN)
+    return _count_keys(plain) == num_written and not (
+        _LONG_NUMBER in plain
+        or _LONG_NEGATIVE in plain
+        # More than one space before a colon, or an escape that is written again as a quote, a space or a colon, would
+        # make up for a key that stands twice.
+        or b"  :" in plain
+        or any(escape in text for escape in _ESCAPES)
+    )
+
+
+def _count_keys(text: bytes) -> int:
     """How often something that looks like a key stands in a JSON text."""
     return text.count(b'":') + text.count(b'" :')
 
 
 def count_written_keys(value: object) -> int:
-    """What `count_keys` would count if every key stood once; -1 where it cannot be told.
+    """How often something that looks like a key would stand in the value's JSON; -1 where it cannot be told.
 
     Writing the value again and counting in C is far cheaper than walking through it.
     """
     try:
-        return count_keys(orjson.dumps(value))
+        return _count_keys(orjson.dumps(value))
     except TypeError:
         # Nested deeper than orjson writes.
         return -1
 
 
-def find_repeated_keys(text: bytes, place: Place) -> list[Finding]:
-    """A finding for every key that stands twice in one object: the exact and slow look."""
+def _find_losses(
+    fields: Mapping[str, object], text: bytes, place: Place
+) -> tuple[Mapping[str, object] | None, list[Finding]]:
+    """A finding for every key that stands twice in one object, and for integers of more than 64 bits.
+
+    The exact and slow look. Such an integer became the nearest float, so that there are no fields to give.
+    """
     repeated: list[str] = []
+    rounded: list[str] = []
 
     def take_pairs(pairs: list[tuple[str, object]]) -> None:
         seen: set[str] = set()
@@ -71,15 +105,24 @@ def find_repeated_keys(text: bytes, place: Place) -> list[Finding]:
                 repeated.append(key)
             seen.add(key)
 
+    def take_integer(digits: str) -> None:
+        # Python refuses to read numbers of thousands of digits.
+        if len(digits) > _SAFE_DIGITS and (len(digits) > _MOST_DIGITS or not _LEAST <= int(digits) <= _GREATEST):
+            rounded.append(digits)
+
     try:
-        # Numbers stay texts: Python refuses to read those of thousands of digits.
-        json.loads(text, object_pairs_hook=take_pairs, parse_int=str, parse_float=str)
+        json.loads(text, object_pairs_hook=take_pairs, parse_int=take_integer, parse_float=str)
     except RecursionError:
-        return [Finding("json-syntax", place.file, place.line, "objects are nested too deeply")]
-    return [
-        Finding("json-duplicate-key", place.file, place.line, f"the key {shorten(key)!r} stands twice in one object")
+        return fields, [Finding("json-syntax", place.file, place.line, "objects are nested too deeply")]
+    said = [
+        ("json-duplicate-key", f"the key {shorten(key)!r} stands twice in one object")
         for key in dict.fromkeys(repeated)
     ]
+    said += [
+        ("json-syntax", f"the number {shorten(digits)} has more than 64 bits and would be rounded: write it as a text")
+        for digits in dict.fromkeys(rounded)
+    ]
+    return None if rounded else fields, [Finding(code, place.file, place.line, words) for code, words in said]
 
 
 def describe_fault(text: bytes, place: Place, error: orjson.JSONDecodeError) -> list[Finding]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 
 from kivnun.data.files.arrays import ROW_KEYS
-from kivnun.data.files.encoding import TextSource
+from kivnun.data.files.encoding import TextSource, ends_in_returns
 from kivnun.data.files.scanner import JsonFaultError, JsonScanner
 
 _START_BYTES = 1 << 20
@@ -38,8 +38,9 @@ def sniff_json(path: Path, named: str) -> tuple[str, str]:
 
 
 def read_beginning(path: Path, size: int = _START_BYTES) -> bytes:
-    """The beginning of a file as UTF-8; b"" where it cannot be read, which reading it then tells."""
-    return next(TextSource(path).chunks(size), b"")
+    """The beginning of a file as UTF-8, with line feeds; b"" where it cannot be read, which reading it then tells."""
+    start = next(TextSource(path).chunks(size), b"")
+    return start.replace(b"\r", b"\n") if ends_in_returns(start) else start
 
 
 def find_no_rows(path: Path) -> str | None:

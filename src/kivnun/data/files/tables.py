@@ -1,19 +1,24 @@
 """CSV and TSV: a first line of column names, or none, and one row for each record."""
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from kivnun.data.files.dataset import ReadOptions
-from kivnun.data.files.encoding import TextSource, describe_bad_bytes
+from kivnun.data.files.encoding import TextSource, describe_bad_bytes, with_line_feeds
 from kivnun.data.findings import Finding
 from kivnun.data.rows import Row
 
 _UNCLOSED = "a quote is opened here and never closed"
 _SAMPLE_ROWS = 1000
 _MAX_CELL_CHARACTERS = 64 << 20
+SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SEPARATOR_BYTES = 64 << 10
+_REGULAR = 0.9
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -26,13 +31,53 @@ class Record:
 
 
 def read_csv(source: TextSource, options: ReadOptions) -> Iterator[Row | Finding]:
-    """The rows of a comma-separated table; quoted cells may hold commas, quotes and line breaks."""
-    return _name_cells(_read_csv_records(source), str(source.path), options)
+    """The rows of a table of cells with commas between them, or what `find_separator` finds.
+
+    Quoted cells may hold commas, quotes and line breaks.
+    """
+    separator = find_separator(next(TextSource(source.path, options.encoding).chunks(), b""))
+    return _name_cells(_read_csv_records(source, separator), str(source.path), options)
 
 
 def read_tsv(source: TextSource, options: ReadOptions) -> Iterator[Row | Finding]:
     """The rows of tab-separated lines as they are written in the field: a quote is a character like any other."""
     return _name_cells(_read_tsv_records(source), str(source.path), options)
+
+
+def find_separator(start: bytes) -> str:
+    """What stands between the cells of a CSV file, by its beginning: a comma, unless its first line has none.
+
+    In countries where numbers have a decimal comma, programs write semicolons; then nearly all records must have as
+    many cells as the first.
+    """
+    lines = [line.decode("utf-8", "replace") for line in start[:_SEPARATOR_BYTES].splitlines(keepends=True)]
+    if len(start) > _SEPARATOR_BYTES:
+        lines = lines[:-1]
+    for separator in SEPARATOR_NAMES:
+        counts = _count_cells(lines, separator)
+        if not counts or (separator == "," and counts[0] > 1):
+            break
+        if counts[0] > 1 and counts.count(counts[0]) >= _REGULAR * len(counts):
+            return separator
+    return ","
+
+
+def separator_of(record: str, cells: Sequence[object]) -> str:
+    """What stands between the cells of one record that was read."""
+    for separator in SEPARATOR_NAMES:
+        with suppress(csv.Error):
+            if next(csv.reader(io.StringIO(record, newline=""), delimiter=separator), None) == cells:
+                return separator
+    return ","
+
+
+def _count_cells(lines: Sequence[str], separator: str) -> list[int]:
+    """How many cells each record has, up to the first that is broken."""
+    csv.field_size_limit(_MAX_CELL_CHARACTERS)
+    counts: list[int] = []
+    with suppress(csv.Error):
+        counts.extend(len(cells) for cells in csv.reader(lines, delimiter=separator) if cells)
+    return counts
 
 
 def looks_like_row(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
@@ -109,12 +154,12 @@ def _check_names(first: Record, file: str) -> list[Finding]:
     ]
 
 
-def _read_csv_records(source: TextSource) -> Iterator[Record | Finding]:
+def _read_csv_records(source: TextSource, separator: str) -> Iterator[Record | Finding]:
     file = str(source.path)
     # The default of 128 KiB would cut off long texts; the limit keeps an open quote from taking all memory.
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
     bad: list[Finding] = []
-    reader = csv.reader(_decode_lines(source, bad), strict=True)
+    reader = csv.reader(_decode_lines(source, bad), delimiter=separator, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -175,9 +220,12 @@ def _read_tsv_records(source: TextSource) -> Iterator[Record | Finding]:
 
 
 def cut_at_line_feeds(source: TextSource) -> Iterator[bytes]:
-    """Lines with their line feed; a carriage return within a line is a character like any other."""
+    """Lines with their line feed; a carriage return within a line is a character like any other.
+
+    Only where no line ends in a line feed, they end in carriage returns.
+    """
     kept = b""
-    for chunk in source.chunks():
+    for chunk in with_line_feeds(source.chunks()):
         *lines, kept = (kept + chunk).split(b"\n")
         for line in lines:
             yield line + b"\n"
