@@ -12,6 +12,7 @@ from tiny_data import refusal
 from kivnun.data.files.find import DataSet, describe_file, find_data
 from kivnun.data.files.names import find_split
 from kivnun.data.files.read import stream_rows
+from kivnun.errors import UserError
 
 JSONL = '{"text": "שלום", "label": "x"}\n{"text": "b", "label": "y"}\n'
 
@@ -257,3 +258,12 @@ def test_pipes_and_links_that_lead_nowhere_are_no_data_files(here: Path) -> None
     for name in ("pipe.jsonl", "x_text.txt", "loop.jsonl", "gone.jsonl"):
         assert said[f"d/{name}"] == "not read: it is no file, but a pipe, a device or a link that leads nowhere"
     assert refusal(lambda: find_data("d/pipe.jsonl")).code == "data-missing"
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n', "utf-8")
+    with pytest.raises(UserError) as caught:
+        find_data(name)
+    assert caught.value.code == "data-missing"

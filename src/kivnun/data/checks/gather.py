@@ -82,7 +82,7 @@ def conclude(gathered: Gathered, scope: Scope, *, name: str) -> CheckReport:
     evidence = {split: measured.evidence for split, measured in splits.items()}
     for code, count in count_unshown(evidence, tally.counts).items():
         tally.add_unshown(code, count)
-    if scope.near == "auto" and not gathered.near:
+    if scope.near == "auto" and not gathered.near and gathered.num_rows > scope.max_near_rows:
         words = f"{gathered.num_rows:,} rows; `auto` looks at up to {scope.max_near_rows:,}"
         tally.add([Finding("duplicate-not-searched", gathered.files[0].path, 0, words)])
     found, ignored = split_ignored(list_found(_without_hosted(tally, scope)), scope.ignore)

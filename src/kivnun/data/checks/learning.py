@@ -171,7 +171,12 @@ def _copies(messages: Sequence[Message]) -> list[Problem]:
     """Answers that only repeat the turn before them; one word may rightly be its own answer."""
     for number in range(1, len(messages)):
         answer, prompt = messages[number], messages[number - 1]
-        if answer.trained and prompt.role == "user" and _start(answer) == _start(prompt):
+        if not answer.trained or prompt.role != "user":
+            continue
+        first, second = answer.content[:1], prompt.content[:1]
+        if first.isalnum() and second.isalnum() and first.casefold() != second.casefold():
+            continue
+        if _start(answer) == _start(prompt):
             said = answer.content.split()
             if len(said) > 1 and " ".join(said).casefold() == " ".join(prompt.content.split()).casefold():
                 shown = cut_value(answer.content, 60)

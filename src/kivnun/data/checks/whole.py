@@ -84,8 +84,11 @@ class Evidence:
 
 def _kinds(conversation: Conversation) -> list[Counted]:
     messages = conversation.messages
-    has_system = any(message.role in {"system", "developer"} for message in messages)
-    kinds: list[Counted] = ["system" if has_system else "no system"]
+    kinds: list[Counted] = ["no system"]
+    for message in messages:
+        if message.role == "system" or message.role == "developer":  # noqa: PLR1714 - half the time of a set
+            kinds = ["system"]
+            break
     if conversation.rejected is not None and messages:
         kinds.append("pair")
         difference = len(messages[-1].content) - len(conversation.rejected.content)

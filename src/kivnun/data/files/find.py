@@ -26,6 +26,9 @@ def find_data(name: str, *, revision: str | None = None) -> DataSet:
     Raises:
         UserError: `data-missing`, or `data-format` where nothing that is found can be read as rows.
     """
+    if not name.strip():
+        # An unset variable in a script; as a path it would be the current folder.
+        raise UserError("data-missing", "the name of the data is empty", hint="name a file or a folder; . is this one")
     path = Path(name)
     notes: Sequence[Finding] = ()
     if revision is None and is_file(path):

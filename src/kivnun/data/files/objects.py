@@ -67,7 +67,7 @@ def surely_keeps_all(text: bytes, num_written: int) -> bool:
         # More than one space before a colon, or an escape that is written again as a quote, a space or a colon, would
         # make up for a key that stands twice.
         or b"  :" in plain
-        or any(escape in text for escape in _ESCAPES)
+        or (b"\\u00" in text and any(escape in text for escape in _ESCAPES))
     )
 
 
