@@ -154,7 +154,7 @@ def bench_tokens(folder: Path, sizes: Sizes) -> dict:
 
 def find_tokens(report: dict) -> int:
     """Tokens of all rows, as the report of `kivnun check --model` counts them."""
-    return int(report["statistics"]["tokens"]["tokens"])
+    return int(report["statistics"]["train"]["tokens"]["row_tokens"]["total"])
 
 
 def bench_near(folder: Path, sizes: Sizes) -> dict:
