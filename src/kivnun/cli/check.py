@@ -56,8 +56,8 @@ def check(
     ] = None,
 ) -> None:
     """Check every row: syntax, format, turns, texts, repeats, leaks, labels, sizes. Errors end it with status 2."""
-    from kivnun.cli.check_progress import CheckProgress
     from kivnun.cli.check_table import print_report
+    from kivnun.cli.row_progress import RowProgress
     from kivnun.data.checks.stream import CheckOptions, check_data
     from kivnun.data.files.dataset import ReadOptions
 
@@ -73,7 +73,7 @@ def check(
     )
     given: dict[Split, list[str]] = {"train": train or [], "validation": validation or [], "test": test or []}
     recipes = [name for name in data or [] if name.lower().endswith(RECIPE_ENDINGS)]
-    with CheckProgress(sys.stderr) as progress:
+    with RowProgress(sys.stderr, "checking") as progress:
         if recipes:
             if len(data or []) > 1 or any(given.values()):
                 raise typer.BadParameter("a recipe names its own files: check it alone")

@@ -1,7 +1,6 @@
 """`kivnun convert`: data in another format, whole or not at all."""
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -49,6 +48,7 @@ def convert(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Write data in another format. What the format cannot hold is refused with its rows, and nothing is written."""
+    from kivnun.cli.row_progress import RowProgress
     from kivnun.data.convert import ConvertOptions, convert_data, find_target
     from kivnun.data.files.dataset import ReadOptions
     from kivnun.data.files.find import find_data
@@ -63,8 +63,8 @@ def convert(
         dry_run=dry_run,
         force=force,
     )
-    progress = _Progress()
-    done = convert_data(find_data(data), out, options, split=split, show=progress.show)
+    with RowProgress(sys.stderr, "converting") as progress:
+        done = convert_data(find_data(data), out, options, split=split, show=progress.show)
     _tell(done)
     if as_json:
         _print_json(done, dry_run=dry_run)
@@ -72,29 +72,6 @@ def convert(
         verb = "would write" if dry_run else "wrote"
         for path, num_rows in done.written.items():
             sys.stdout.write(f"{verb} {num_rows:,} row(s) as {done.to} to {path}\n")
-
-
-class _Progress:
-    """How far the work is, on standard error, once it takes longer than two seconds."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._said_at = self._started
-
-    def show(self, num_rows: int, share: float) -> None:
-        """Say how many rows were read, and when it will be done."""
-        from kivnun.cli.progress import PLAIN_LINE_SECONDS, say_seconds
-
-        now = time.monotonic()
-        seconds = now - self._started
-        is_terminal = sys.stderr.isatty()
-        if seconds < 2 or now - self._said_at < (1 if is_terminal else PLAIN_LINE_SECONDS):
-            return
-        self._said_at = now
-        left = f"  {say_seconds(seconds * (1 - share) / share)} left" if 0 < share < 1 else ""
-        end = "\r" if is_terminal else "\n"
-        sys.stderr.write(f"converting  {share:.0%}  {num_rows:,} rows  {num_rows / seconds:,.0f} rows/s{left}  {end}")
-        sys.stderr.flush()
 
 
 def _tell(done: "Conversion") -> None:

@@ -1,17 +1,15 @@
 """`kivnun repair`: data mended in explicit steps, each with a log of every row that it touched."""
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from kivnun.cli.row_progress import RowProgress
     from kivnun.data.repair.rewrite import Repair, Target
-    from kivnun.data.repair.source import Show, Source
+    from kivnun.data.repair.source import Source
 
 app = typer.Typer(
     help="Mend data in explicit steps: each writes a new file, and a log of every row that it touched beside it.",
@@ -19,7 +17,6 @@ app = typer.Typer(
 )
 
 MAX_NOTES = 20
-QUIET_SECONDS = 2.0
 
 In = Annotated[str, typer.Argument(metavar="IN", help="A file; it stays as it is.", show_default=False)]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The new file, of the same layout; the log is OUT.log.jsonl.")]
@@ -64,8 +61,8 @@ def deduplicate(
     rows = _open(source, header, (wanted, prompt, answer))
     others = [_open(name, header, (wanted, prompt, answer)) for name in against or []]
     options = DuplicateOptions(near=near, keep=keep, threshold=threshold)
-    with _progress() as show:
-        done = repair(rows, _target(out, force, dry_run), options, against=others, show=show)
+    with _progress() as progress:
+        done = repair(rows, _target(out, force, dry_run), options, against=others, show=progress.show)
     _say(done, dry_run=dry_run, as_json=as_json)
 
 
@@ -84,8 +81,8 @@ def mask_personal_data(
     from kivnun.data.repair.personal import mask_personal_data as repair
 
     kinds = choose_kinds(kind or [])
-    with _progress() as show:
-        done = repair(_open(source, header), _target(out, force, dry_run), kinds=kinds, show=show)
+    with _progress() as progress:
+        done = repair(_open(source, header), _target(out, force, dry_run), kinds=kinds, show=progress.show)
     _say(done, dry_run=dry_run, as_json=as_json)
 
 
@@ -104,8 +101,8 @@ def drop_personal_data(
     from kivnun.data.repair.personal import drop_personal_data as repair
 
     kinds = choose_kinds(kind or [])
-    with _progress() as show:
-        done = repair(_open(source, header), _target(out, force, dry_run), kinds=kinds, show=show)
+    with _progress() as progress:
+        done = repair(_open(source, header), _target(out, force, dry_run), kinds=kinds, show=progress.show)
     _say(done, dry_run=dry_run, as_json=as_json)
 
 
@@ -157,9 +154,9 @@ def balance(
     from kivnun.data.repair.balance import balance as repair
 
     options = BalanceOptions(by=by, rows=rows, column=column, seed=seed)
-    with _progress() as show:
+    with _progress() as progress:
         rows_in = _open(source, header, (wanted, prompt, answer))
-        done = repair(rows_in, _target(out, force, dry_run), options, show=show)
+        done = repair(rows_in, _target(out, force, dry_run), options, show=progress.show)
     _say(done, dry_run=dry_run, as_json=as_json)
 
 
@@ -179,27 +176,10 @@ def _target(out: Path, force: bool, dry_run: bool) -> "Target":
     return Target(out, force=force, dry_run=dry_run)
 
 
-@contextmanager
-def _progress() -> "Iterator[Show]":
-    """How far the work is, on standard error, once it takes longer than two seconds."""
-    from kivnun.cli.progress import PLAIN_LINE_SECONDS, say_seconds
+def _progress() -> "RowProgress":
+    from kivnun.cli.row_progress import RowProgress
 
-    started = said_at = time.monotonic()
-    is_terminal = sys.stderr.isatty()
-
-    def show(num_rows: int, share: float) -> None:
-        nonlocal said_at
-        now = time.monotonic()
-        seconds = now - started
-        if seconds < QUIET_SECONDS or now - said_at < (1.0 if is_terminal else PLAIN_LINE_SECONDS):
-            return
-        said_at = now
-        left = f"  {say_seconds(seconds * (1 - share) / share)} left" if share else ""
-        end = "\r" if is_terminal else "\n"
-        sys.stderr.write(f"repairing  {f'{share:.0%}  ' if share else ''}{num_rows:,} rows{left}   {end}")
-        sys.stderr.flush()
-
-    yield show
+    return RowProgress(sys.stderr, "repairing")
 
 
 def _say(done: "Repair", *, dry_run: bool, as_json: bool, unit: str = "row") -> None:

@@ -9,7 +9,7 @@ from kivnun.data.files.find import find_data
 from kivnun.data.findings import RowError
 from kivnun.data.formats import FORMATS, Detection, detect_format
 from kivnun.data.formats.base import Format
-from kivnun.data.formats.columns import COLUMNS, columns_format, recognise_columns
+from kivnun.data.formats.columns import COLUMNS, own_columns_format
 from kivnun.data.rows import Row
 from kivnun.data.sources import first_problems, read_data_file
 from kivnun.errors import UserError
@@ -74,26 +74,13 @@ def read_enrich_rows(
                 rows += read
                 fields += [row.fields for row in raw]
                 names.add(detection.format.name)
-                chosen = chosen or _named_columns(detection.format, raw)
-    is_kept = len(names) == 1 and chosen is not None and chosen.write is not None and not _is_joined(chosen)
+                own = own_columns_format(raw[0].fields) if detection.format is COLUMNS else None
+                chosen = chosen or own or detection.format
+    # `COLUMNS` itself is left where several columns became one text: new rows cannot have the columns of the old ones.
+    is_kept = len(names) == 1 and chosen is not None and chosen.write is not None and chosen is not COLUMNS
     if chosen is None or chosen.write is None or len(names) > 1:
         chosen = FORMATS[OTHERWISE]
     return EnrichRows(tuple(rows), tuple(fields) if is_kept else (), tuple(held_out), chosen, tuple(notes))
-
-
-def _named_columns(chosen: Format, rows: Sequence[Row]) -> Format:
-    """The format that writes a table's own column names where it has two that are a known pair and nothing between."""
-    pair = recognise_columns(rows[0].fields) if chosen is COLUMNS else None
-    return columns_format(*pair) if pair is not None and not _has_context(rows[0]) else chosen
-
-
-def _has_context(row: Row) -> bool:
-    return any(name.strip().casefold() in {"context", "הקשר"} for name in row.fields)
-
-
-def _is_joined(chosen: Format) -> bool:
-    """Whether several columns became one text, so that new rows cannot have the columns of the old ones."""
-    return chosen is COLUMNS
 
 
 def _read(

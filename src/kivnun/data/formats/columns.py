@@ -60,6 +60,12 @@ def _find_pair(names: tuple[str, ...]) -> tuple[str, str] | None:
     return _UNNAMED if set(names) == set(_UNNAMED) else None
 
 
+def own_columns_format(names: Collection[str]) -> Format | None:
+    """The format that writes a table's own column names; None without a known pair, or where a context is joined."""
+    pair = recognise_columns(names)
+    return None if pair is None or _find_context(pair[0], names) else columns_format(*pair)
+
+
 def columns_format(prompt: str, answer: str) -> Format:
     """The format of tables in which these two columns are read and learnt.
 

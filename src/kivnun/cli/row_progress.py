@@ -1,4 +1,4 @@
-"""How far a check is, on standard error, once it takes longer than two seconds."""
+"""How far a pass over rows is, on standard error, once it takes longer than two seconds."""
 
 import time
 from types import TracebackType
@@ -13,14 +13,16 @@ from kivnun.cli.progress import PLAIN_LINE_SECONDS, say_seconds
 QUIET_SECONDS = 2.0
 
 
-class CheckProgress:
+class RowProgress:
     """A bar on a terminal, plain lines elsewhere, nothing for what is done at once.
 
     Args:
         stream: Where to.
+        word: What is done to the rows, such as "checking".
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, word: str) -> None:
+        self._word = word
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._started = self._said_at = time.monotonic()
         self._bar: Bar | None = None
@@ -48,14 +50,14 @@ class CheckProgress:
             self._show_bar(share, words)
         elif now - self._said_at >= PLAIN_LINE_SECONDS:
             left = f"  {say_seconds(seconds * (1 - share) / share)} left" if 0 < share < 1 else ""
-            self._console.print(f"checking  {share:.0%}  {words}{left}", markup=False)
+            self._console.print(f"{self._word}  {share:.0%}  {words}{left}", markup=False)
             self._said_at = now
 
     def _show_bar(self, share: float, words: str) -> None:
         if self._bar is None or self._task is None:
             times = (TextColumn("{task.fields[words]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-            columns = (TextColumn("  checking"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+            columns = (TextColumn(f"  {self._word}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
             self._bar = Bar(*columns, *times, console=self._console, transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("checking", total=1.0, words="")
+            self._task = self._bar.add_task(self._word, total=1.0, words="")
         self._bar.update(self._task, completed=min(share, 1.0), words=words)
