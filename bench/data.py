@@ -123,17 +123,21 @@ def measure(*arguments: str) -> Measured:
     return Measured(seconds, peak, json.loads(out))
 
 
-def bench_structure(folder: Path, sizes: Sizes) -> dict:
-    path = folder / "structure.jsonl"
-    rows = write_rows(path, num_rows=sizes.structure_rows)
-    found = measure("check", str(path), "--near", "off", "--json")
+def summarise(found: Measured, rows: int) -> dict:
+    """What every part tells."""
     return {
         "rows": rows,
-        "bytes_per_row": round(path.stat().st_size / rows),
         "seconds": round(found.seconds, 1),
         "rows_per_second": round(rows / found.seconds),
         "peak_mib": round(found.peak_mib),
     }
+
+
+def bench_structure(folder: Path, sizes: Sizes) -> dict:
+    path = folder / "structure.jsonl"
+    rows = write_rows(path, num_rows=sizes.structure_rows)
+    found = measure("check", str(path), "--near", "off", "--json")
+    return {**summarise(found, rows), "bytes_per_row": round(path.stat().st_size / rows)}
 
 
 def bench_tokens(folder: Path, sizes: Sizes) -> dict:
@@ -143,12 +147,10 @@ def bench_tokens(folder: Path, sizes: Sizes) -> dict:
     found = measure("check", str(path), "--near", "off", "--model", "bundled", "--json")
     tokens = find_tokens(found.report)
     return {
-        "rows": rows,
+        **summarise(found, rows),
         "tokens": tokens,
-        "seconds": round(found.seconds, 1),
         "seconds_without_a_model": round(plain.seconds, 1),
         "tokens_per_second": round(tokens / found.seconds),
-        "peak_mib": round(found.peak_mib),
     }
 
 
@@ -160,26 +162,14 @@ def find_tokens(report: dict) -> int:
 def bench_near(folder: Path, sizes: Sizes) -> dict:
     path = folder / "near.jsonl"
     rows = write_rows(path, num_rows=sizes.near_rows)
-    found = measure("check", str(path), "--near", "on", "--json")
-    return {
-        "rows": rows,
-        "seconds": round(found.seconds, 1),
-        "rows_per_second": round(rows / found.seconds),
-        "peak_mib": round(found.peak_mib),
-    }
+    return summarise(measure("check", str(path), "--near", "on", "--json"), rows)
 
 
 def bench_large(folder: Path, sizes: Sizes) -> dict:
     path = folder / "large.jsonl"
     rows = write_rows(path, num_bytes=sizes.large_bytes)
     found = measure("check", str(path), "--near", "off", "--json")
-    return {
-        "rows": rows,
-        "gigabytes": round(path.stat().st_size / 1e9, 2),
-        "seconds": round(found.seconds, 1),
-        "rows_per_second": round(rows / found.seconds),
-        "peak_mib": round(found.peak_mib),
-    }
+    return {**summarise(found, rows), "gigabytes": round(path.stat().st_size / 1e9, 2)}
 
 
 PARTS = {"structure": bench_structure, "tokens": bench_tokens, "near_duplicates": bench_near, "large_file": bench_large}

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_data import refusal, section
+from tiny_data import WORDS, refusal, section
 
 from kivnun.data.check_counts import count_checks, say_checks
 from kivnun.data.checks.report import CheckReport
@@ -19,23 +19,6 @@ from kivnun.data.preflight import (
 from kivnun.data.reading import read_data
 from kivnun.recipe.schema import DataSection
 
-WORDS = (
-    "sun",
-    "rain",
-    "wind",
-    "snow",
-    "fog",
-    "hail",
-    "ice",
-    "dew",
-    "storm",
-    "frost",
-    "mist",
-    "heat",
-    "שמש",
-    "גשם",
-    "רוח",
-)
 TEMPLATE = "You see a short text, and have to say which feeling it shows.\nText: {text}\nFeeling: {label}"
 
 

@@ -6,30 +6,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from tiny_data import refusal, section
+from tiny_data import WORDS, refusal, section
 
 from kivnun.data.formats import FORMATS
 from kivnun.data.reading import ReadData, find_files, read_data
 from kivnun.recipe.schema import DataFormat, DataSection
 
 ALL_TRAIN = {"validation": 0, "test": 0}
-WORDS = (
-    "sun",
-    "rain",
-    "wind",
-    "snow",
-    "fog",
-    "hail",
-    "ice",
-    "dew",
-    "storm",
-    "frost",
-    "mist",
-    "heat",
-    "שמש",
-    "גשם",
-    "רוח",
-)
 
 
 def write(name: str, rows: list[dict[str, object]]) -> str:

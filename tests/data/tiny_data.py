@@ -24,6 +24,24 @@ SENTENCES = (
     "איזה רגש מביע המשפט? כעס, שמחה, עצב.",
 )
 
+WORDS = (
+    "sun",
+    "rain",
+    "wind",
+    "snow",
+    "fog",
+    "hail",
+    "ice",
+    "dew",
+    "storm",
+    "frost",
+    "mist",
+    "heat",
+    "שמש",
+    "גשם",
+    "רוח",
+)
+
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:

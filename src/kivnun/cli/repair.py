@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kivnun.cli.row_progress import RowProgress
     from kivnun.data.repair.rewrite import Repair, Target
     from kivnun.data.repair.source import Source
@@ -77,13 +79,9 @@ def mask_personal_data(
     as_json: AsJson = False,
 ) -> None:
     """Write [EMAIL], [PHONE], [CARD], [ID] or [SECRET] in the place of personal data; the log does not hold it."""
-    from kivnun.data.repair.personal import choose_kinds
     from kivnun.data.repair.personal import mask_personal_data as repair
 
-    kinds = choose_kinds(kind or [])
-    with _progress() as progress:
-        done = repair(_open(source, header), _target(out, force, dry_run), kinds=kinds, show=progress.show)
-    _say(done, dry_run=dry_run, as_json=as_json)
+    _repair_personal(repair, _open(source, header), _target(out, force, dry_run), kind, as_json)
 
 
 @app.command("drop-personal-data")
@@ -97,13 +95,9 @@ def drop_personal_data(
     as_json: AsJson = False,
 ) -> None:
     """Drop rows that hold personal data: e-mail addresses, phone, card and Israeli ID numbers, keys of services."""
-    from kivnun.data.repair.personal import choose_kinds
     from kivnun.data.repair.personal import drop_personal_data as repair
 
-    kinds = choose_kinds(kind or [])
-    with _progress() as progress:
-        done = repair(_open(source, header), _target(out, force, dry_run), kinds=kinds, show=progress.show)
-    _say(done, dry_run=dry_run, as_json=as_json)
+    _repair_personal(repair, _open(source, header), _target(out, force, dry_run), kind, as_json)
 
 
 @app.command("fix-encoding")
@@ -158,6 +152,17 @@ def balance(
         rows_in = _open(source, header, (wanted, prompt, answer))
         done = repair(rows_in, _target(out, force, dry_run), options, show=progress.show)
     _say(done, dry_run=dry_run, as_json=as_json)
+
+
+def _repair_personal(
+    repair: "Callable[..., Repair]", source: "Source", target: "Target", kinds: list[str] | None, as_json: bool
+) -> None:
+    from kivnun.data.repair.personal import choose_kinds
+
+    chosen = choose_kinds(kinds or [])
+    with _progress() as progress:
+        done = repair(source, target, kinds=chosen, show=progress.show)
+    _say(done, dry_run=target.dry_run, as_json=as_json)
 
 
 def _open(
