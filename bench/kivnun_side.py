@@ -30,7 +30,8 @@ from kivnun.methods import make_method
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
 from kivnun.models.types import Tokenizer
-from kivnun.recipe.schema import LoraMethod, TrainingSection
+from kivnun.recipe.methods import LoraMethod
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.optimizer import make_master_weights

@@ -12,7 +12,8 @@ from kivnun.models.load import model_config_value
 from kivnun.models.resolve import ResolvedModel
 from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.load import LoadedRecipe
-from kivnun.recipe.schema import DataFiles, DataSection, Recipe
+from kivnun.recipe.schema import DataSection, Recipe
+from kivnun.recipe.values import DataFiles
 from kivnun.runs import ModelLock, Run, RunLock, hash_file, write_atomic, write_lock
 
 # Where a file lies does not matter, only what is in it: its hash stands in for its path.
@@ -40,7 +41,7 @@ class RunInputs:
         return {
             "data": self.recipe.data.model_dump(mode="json", exclude=DATA_FILES),
             "files": {split: [self._describe(file) for file in files] for split, files in sorted(self.files.items())},
-            "objective": self.recipe.training.objective,
+            "objective": self.recipe.training.objective.model_dump(mode="json"),
         }
 
     def _describe(self, file: DataFile) -> object:

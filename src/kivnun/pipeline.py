@@ -140,7 +140,7 @@ def make_base(context: Context) -> ResolvedModel:
     new: NewModel = recipe.base_model
 
     def make(folder: Path) -> None:
-        _, splits = read_conversations(recipe.data, recipe.training.objective)
+        _, splits = read_conversations(recipe.data, recipe.training.objective.kind)
         repeat = recipe.data.repeat
         texts = [c.answer for c in splits["train"] for _ in range(repeat.get(c.fields.get("source", ""), 1))]
         tokenizer = train_tokenizer(texts, new.tokenizer.vocab_size)
@@ -160,7 +160,7 @@ def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
     recipe = context.recipe
 
     def make(folder: Path) -> None:
-        read = read_data(recipe.data, recipe.training.objective)
+        read = read_data(recipe.data, recipe.training.objective.kind)
         context.log("data_read", {"formats": read.formats, "notes": read.notes})
         encoder = Encoder(load_tokenizer(base.folder))
         data, limit = fit_context(recipe.data, base)

@@ -25,7 +25,7 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
     """
     recipe = located_recipe(loaded)
     if isinstance(recipe.base_model, NewModel):
-        read = read_data(recipe.data, recipe.training.objective)
+        read = read_data(recipe.data, recipe.training.objective.kind)
         report = check_before_training(read, recipe.data, recipe=str(loaded.path))
         require_no_errors(report, recipe=str(loaded.path))
         rows = ", ".join(f"{len(part)} {name}" for name, part in read.splits.items())
@@ -34,7 +34,7 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
     if recipe.optimization is not None:
         chosen = recipe.optimization
         require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
-    read = read_data(recipe.data, recipe.training.objective)
+    read = read_data(recipe.data, recipe.training.objective.kind)
     data, _ = fit_context(recipe.data, base)
     encoder = Encoder(load_tokenizer(base.folder))
     report = check_before_training(read, data, recipe=str(loaded.path), encoder=encoder)

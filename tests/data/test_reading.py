@@ -10,7 +10,8 @@ from tiny_data import WORDS, refusal, section
 
 from kivnun.data.formats import FORMATS
 from kivnun.data.reading import ReadData, find_files, read_data
-from kivnun.recipe.schema import DataFormat, DataSection
+from kivnun.recipe.schema import DataSection
+from kivnun.recipe.values import DataFormat
 
 ALL_TRAIN = {"validation": 0, "test": 0}
 

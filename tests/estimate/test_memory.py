@@ -11,7 +11,8 @@ from kivnun.methods import make_method
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
 from kivnun.models.resolve import resolve_model
-from kivnun.recipe.schema import FullMethod, LoraMethod, Method, TrainingSection
+from kivnun.recipe.methods import FullMethod, LoraMethod, Method
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.optimizer import MasterWeights, make_master_weights
 

@@ -15,11 +15,13 @@ from torch.nn import functional as F  # noqa: N812 - the name of the field
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.methods import make_method, trainable_names
-from kivnun.methods.lora import Lora, LoraLinear, _LowRankLinear, find_targets, load_adapter, merge_adapters
+from kivnun.methods.lora import Lora, LoraLinear, find_targets, load_adapter, merge_adapters
+from kivnun.methods.low_rank import low_rank_linear
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
-from kivnun.recipe.schema import FullMethod, LoraMethod, TrainingSection
+from kivnun.recipe.methods import FullMethod, LoraMethod
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.optimizer import make_master_weights
 
@@ -79,7 +81,7 @@ def test_the_hand_derived_gradient_is_that_of_the_function(has_bias: bool):
     )
     bias = torch.randn(4, generator=generator, dtype=torch.float64) if has_bias else None
     inputs = (x.requires_grad_(), w, bias, a.requires_grad_(), b.requires_grad_(), 0.7)
-    assert torch.autograd.gradcheck(_LowRankLinear.apply, inputs)
+    assert torch.autograd.gradcheck(low_rank_linear, inputs)
 
 
 @given(

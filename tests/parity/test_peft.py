@@ -12,7 +12,8 @@ from kivnun.methods.lora import Lora, LoraLinear, load_adapter
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
-from kivnun.recipe.schema import LoraMethod, TrainingSection
+from kivnun.recipe.methods import LoraMethod
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.loop import fit, make_plan, summed_loss
 from kivnun.training.optimizer import make_master_weights
 

@@ -13,7 +13,7 @@ from kivnun.errors import UserError
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.loop import StepReport, fit, make_plan
 from kivnun.training.optimizer import make_master_weights
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.optimizer import MasterWeights, make_master_weights
 
 

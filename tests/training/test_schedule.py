@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.schedule import learning_rate_at
 
 

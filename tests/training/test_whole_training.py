@@ -14,7 +14,8 @@ from kivnun.methods import make_method
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
-from kivnun.recipe.schema import FullMethod, LoraMethod, Method, TrainingSection
+from kivnun.recipe.methods import FullMethod, LoraMethod, Method
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.checkpoint import Progress, find_checkpoints, prune_checkpoints, save_checkpoint
 from kivnun.training.optimizer import MasterWeights, make_master_weights
 from kivnun.training.stage import Checkpoints, TrainingData, mean_loss, train

@@ -146,7 +146,7 @@ def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[
             hint="preview with a model that exists: --model bundled, or the base/ folder of the finished run",
         )
     data = located_recipe(loaded).data
-    read = read_data(data, recipe.training.objective)
+    read = read_data(data, recipe.training.objective.kind)
     conversations = read.splits
     if not conversations[split]:
         raise UserError(

@@ -24,7 +24,8 @@ from kivnun.data.template import MESSAGES_HINT, PromptTemplate, choose_template
 from kivnun.data.times import read_moments
 from kivnun.errors import UserError
 from kivnun.recipe.rules import SPECIAL_GROUPS, list_files
-from kivnun.recipe.schema import DataFiles, DataSection, SplitSection
+from kivnun.recipe.schema import DataSection, SplitSection
+from kivnun.recipe.values import DataFiles
 
 MESSAGES_FORMAT, TEXT_FORMAT = "openai-chat", "text"
 FIELDS_HINT = "fill or remove these rows: an empty field would be trained as if it were text"

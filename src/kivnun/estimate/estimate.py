@@ -176,7 +176,7 @@ def _device_name() -> str:
 
 
 def _prepare(recipe: Recipe, base: ResolvedModel, tokenizer: Tokenizer) -> PreparedData:
-    read = read_data(recipe.data, recipe.training.objective)
+    read = read_data(recipe.data, recipe.training.objective.kind)
     data, _ = fit_context(recipe.data, base)
     prepared = tokenize_splits(read.template, read.splits, data, Encoder(tokenizer))
     return replace(prepared, dropped={**read.left_out, **prepared.dropped})

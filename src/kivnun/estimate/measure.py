@@ -10,7 +10,8 @@ from pathlib import Path
 from kivnun.data.tokens import TokenTable, save_table
 from kivnun.errors import UserError
 from kivnun.models.resolve import ResolvedModel
-from kivnun.recipe.schema import Method, Recipe
+from kivnun.recipe.methods import Method
+from kivnun.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)

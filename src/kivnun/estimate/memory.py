@@ -9,7 +9,8 @@ from kivnun.methods import make_method
 from kivnun.models.empty import empty_model
 from kivnun.models.resolve import ResolvedModel
 from kivnun.models.types import Model
-from kivnun.recipe.schema import Method, TrainingSection
+from kivnun.recipe.methods import Method
+from kivnun.recipe.training import TrainingSection
 
 # Python, torch and the tokenizer, before any weight is there; as measured on Linux.
 PROGRAM_BYTES = 700 * 2**20

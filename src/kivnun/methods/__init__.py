@@ -9,12 +9,12 @@ from kivnun.methods.full import Full
 from kivnun.methods.lora import CONFIG_NAME, Lora, load_adapter
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
-from kivnun.recipe import schema
+from kivnun.recipe import methods as sections
 
 METHODS = {"full": Full, "lora": Lora}
 
 
-def make_method(settings: schema.Method) -> Method:
+def make_method(settings: sections.Method) -> Method:
     """The method that a recipe's `method` section describes."""
     return METHODS[settings.kind](settings)  # type: ignore[arg-type]
 

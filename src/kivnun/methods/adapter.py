@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kivnun.errors import UserError
 from kivnun.models.types import Model
-from kivnun.recipe.schema import LoraMethod
+from kivnun.recipe.methods import LoraMethod
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 CONFIG_NAME = "adapter_config.json"

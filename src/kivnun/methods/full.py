@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from kivnun.models.types import Model
-from kivnun.recipe.schema import FullMethod
+from kivnun.recipe.methods import FullMethod
 
 
 @dataclass(frozen=True)

@@ -17,47 +17,13 @@ from typing import cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.errors import UserError
 from kivnun.methods.adapter import CONFIG_NAME, PEFT_PREFIX, WEIGHTS_NAME, read_adapter, require_fit
+from kivnun.methods.low_rank import low_rank_linear
 from kivnun.models.types import Model
-from kivnun.recipe.schema import LoraMethod
-
-
-class _LowRankLinear(torch.autograd.Function):
-    """y = x W^T + s (x A^T) B^T with its backward derived by hand.
-
-    With g = dy:  dx = g W + s (g B) A,  dA = s (g B)^T x,  dB = s g^T (x A^T).  Only x and x A^T are kept, W gets no
-    gradient, and the low-rank product is added by the matrix product itself, without a temporary of the output's size.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
-    ) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        a_RI, b_OR = a.to(x.dtype), b.to(x.dtype)
-        low_NR = x_NI @ a_RI.T
-        y_NO = F.linear(x_NI, weight, bias)
-        y_NO.addmm_(low_NR, b_OR.T, alpha=scaling)
-        ctx.save_for_backward(x_NI, low_NR, weight, a_RI, b_OR)
-        ctx.scaling, ctx.shape, ctx.adapter_dtype = scaling, x.shape, a.dtype  # type: ignore[attr-defined]
-        return y_NO.view(*x.shape[:-1], weight.shape[0])
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        x_NI, low_NR, weight, a_RI, b_OR = ctx.saved_tensors  # type: ignore[attr-defined]
-        g_NO = grad_outputs[0].reshape(-1, grad_outputs[0].shape[-1])
-        scaling, dtype = ctx.scaling, ctx.adapter_dtype  # type: ignore[attr-defined]
-        gb_NR = (g_NO @ b_OR).mul_(scaling)
-        grad_a = (gb_NR.T @ x_NI).to(dtype)
-        grad_b = (g_NO.T @ low_NR).mul_(scaling).to(dtype)
-        grad_x = None
-        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            grad_x = (g_NO @ weight).addmm_(gb_NR, a_RI).view(ctx.shape)  # type: ignore[attr-defined]
-        return grad_x, None, None, grad_a, grad_b, None
+from kivnun.recipe.methods import LoraMethod
 
 
 class LoraLinear(nn.Module):
@@ -87,10 +53,7 @@ class LoraLinear(nn.Module):
         if self.training and self.dropout > 0:
             low = F.linear(F.dropout(x, self.dropout), self.lora_A.to(x.dtype))
             return self.base(x) + self.scaling * F.linear(low, self.lora_B.to(x.dtype))
-        return cast(
-            "Tensor",
-            _LowRankLinear.apply(x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scaling),
-        )
+        return low_rank_linear(x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scaling)
 
     def delta(self) -> Tensor:
         """The update's full matrix (O, I) in float32: alpha / rank * B A."""

@@ -2,20 +2,18 @@
 
 from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.load import LoadedRecipe, load_recipe
+from kivnun.recipe.methods import FullMethod, LoraMethod, Method
 from kivnun.recipe.schema import (
     DataSection,
     EvaluationSection,
-    FullMethod,
-    LoraMethod,
-    Method,
     NewModel,
     NewTokenizer,
     OptimizationSection,
     Recipe,
     SplitSection,
-    TrainingSection,
 )
 from kivnun.recipe.templates import template_fields
+from kivnun.recipe.training import TrainingSection
 
 __all__ = [
     "DataSection",

@@ -7,9 +7,13 @@ from difflib import get_close_matches
 from typing import cast
 
 from kivnun.errors import UserError
+from kivnun.recipe.methods import METHOD_SECTIONS
+from kivnun.recipe.objectives import OBJECTIVE_SECTIONS
 from kivnun.recipe.schema import Recipe
 
 Schema = dict[str, object]
+
+_VARIANTS = {section.__name__ for section in (*METHOD_SECTIONS, *OBJECTIVE_SECTIONS)}
 
 _TITLE = """# The recipe
 
@@ -41,7 +45,7 @@ def recipe_json_schema() -> Schema:
     for section in _definitions(schema).values():
         # pydantic leaves a field with a default optional, but a variant is recognised by its kind alone.
         kind = _properties(section).get("kind")
-        if kind is not None and section.get("title") in ("FullMethod", "LoraMethod"):
+        if kind is not None and section.get("title") in _VARIANTS:
             section["required"] = ["kind"]
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Kivnun recipe"

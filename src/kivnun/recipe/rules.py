@@ -9,15 +9,12 @@ from pydantic_core import PydanticCustomError
 from kivnun.recipe.templates import template_fields
 
 if TYPE_CHECKING:  # the sections call these rules, so that a recipe built in Python is checked as well
-    from kivnun.recipe.schema import (
-        DataSection,
-        EvaluationSection,
-        NewModel,
-        OptimizationSection,
-        Recipe,
-        SplitSection,
-        TrainingSection,
-    )
+    from pydantic import BaseModel
+
+    from kivnun.recipe.methods import PartialMethod
+    from kivnun.recipe.schema import DataSection, EvaluationSection, NewModel, OptimizationSection, Recipe, SplitSection
+    from kivnun.recipe.search import SearchSection
+    from kivnun.recipe.training import TrainingSection
 
 RULES_ERROR: Final = "rules"
 """The pydantic error type under which broken rules travel; the loader unfolds them."""
@@ -165,10 +162,58 @@ def _check_files(data: "DataSection") -> list[Problem]:
 
 def check_training(training: "TrainingSection") -> list[Problem]:
     """Settings must have an effect."""
+    problems: list[Problem] = []
     if training.schedule == "constant" and training.final_learning_rate_ratio > 0:
         text = f"{training.final_learning_rate_ratio} has no effect on the constant schedule"
-        return [Problem("final_learning_rate_ratio", text)]
+        problems.append(Problem("final_learning_rate_ratio", text))
+    if training.schedule != "wsd" and training.decay_ratio is not None:
+        problems.append(Problem("decay_ratio", f"has no effect on the schedule {training.schedule}; it belongs to wsd"))
+    if training.batch_size is not None and training.batch_tokens != _default(training, "batch_tokens"):
+        problems.append(Problem("batch_size", "stands in place of batch_tokens, which is given as well; keep one"))
+    if training.early_stopping_min_delta and training.early_stopping_patience is None:
+        problems.append(Problem("early_stopping_min_delta", "has no effect without early_stopping_patience"))
+    if training.validation_rows != _default(training, "validation_rows") and not training.validation_metrics:
+        problems.append(Problem("validation_rows", "has no effect without validation_metrics"))
+    return [*problems, *_check_best_metric(training)]
+
+
+def _default(section: "BaseModel", name: str) -> object:
+    return type(section).model_fields[name].default
+
+
+def _check_best_metric(training: "TrainingSection") -> list[Problem]:
+    """The metric that decides must be measured."""
+    metric, kind = training.best_metric, training.objective.kind
+    if metric == "recall_at_1":
+        fits = kind == "contrastive"
+        return [] if fits else [Problem("best_metric", f"recall_at_1 belongs to the objective contrastive, not {kind}")]
+    if metric == "loss" or metric in training.validation_metrics:
+        return []
+    return [Problem("best_metric", f"{metric} is not measured; add it to validation_metrics")]
+
+
+def check_partial(method: "PartialMethod") -> list[Problem]:
+    """Something must be trained, and said in one way."""
+    if (method.last_layers is None) == (not method.modules):
+        return [Problem("last_layers", "say what is trained: either last_layers or modules")]
     return []
+
+
+def check_search(search: "SearchSection") -> list[Problem]:
+    """Ranges must hold more than one value."""
+    problems: list[Problem] = []
+    for name, span in search.space.items():
+        if span.type == "choice":
+            if len(set(map(repr, span.values))) < len(span.values):
+                problems.append(Problem(f"space.{name}.values", "holds a value twice"))
+            continue
+        if span.low >= span.high:
+            problems.append(Problem(f"space.{name}.high", f"{span.high} is not above low ({span.low})"))
+        if span.log and span.low <= 0:
+            problems.append(Problem(f"space.{name}.low", f"{span.low} has no logarithm; it must be above 0"))
+        if span.type == "int" and span.log and span.step != 1:
+            problems.append(Problem(f"space.{name}.step", "has no effect where the logarithm is drawn"))
+    return problems
 
 
 def check_evaluation(evaluation: "EvaluationSection") -> list[Problem]:
@@ -230,8 +275,9 @@ def _check_held_out_rows(recipe: "Recipe") -> list[Problem]:
 
 def _check_objective(recipe: "Recipe") -> list[Problem]:
     """Running text has no prompt and no answer; only its documents can be repeated."""
-    if recipe.training.objective == "supervised":
-        text = "has no effect on the objective supervised; it repeats the documents of running text"
+    kind = recipe.training.objective.kind
+    if kind != "text":
+        text = f"has no effect on the objective {kind}; it repeats the documents of running text"
         return [Problem("data.repeat", text)] if recipe.data.repeat else []
     settings = {
         "data.text_template": recipe.data.text_template,

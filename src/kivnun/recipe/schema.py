@@ -4,139 +4,29 @@ A field's docstring is its only documentation: the reference page, the JSON Sche
 error messages are all generated from this file. Types check one value; rules between fields live in `rules.py`.
 """
 
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StrictBool,
-    StrictStr,
-    StringConstraints,
-    Tag,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from kivnun.recipe import rules
-
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-PositiveNumber = Annotated[Number, Field(gt=0)]
-NonNegativeNumber = Annotated[Number, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-ShareBelowOne = Annotated[Number, Field(ge=0, lt=1)]
-Whole = Annotated[int, Field(strict=True)]
-PositiveWhole = Annotated[Whole, Field(gt=0)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**32)]
-Text = Annotated[StrictStr, StringConstraints(min_length=1)]
-RunName = Annotated[StrictStr, StringConstraints(pattern=r"^\w[\w.-]*$")]
-
-
-def _tag_kind(value: object) -> str | None:
-    """The tag of a variant that is chosen by its `kind` field; the angle brackets keep it apart from field names."""
-    if isinstance(value, BaseModel):
-        value = dict(value)
-    kind = cast("dict[object, object]", value).get("kind") if isinstance(value, dict) else None
-    return f"<{kind}>" if isinstance(kind, str) else None
-
-
-def _tag_shape(value: object) -> str | None:
-    """The tag of a variant that is chosen by the shape of the value: text, list or mapping."""
-    if isinstance(value, str):
-        return "<text>"
-    if isinstance(value, list | tuple):
-        return "<list>"
-    return "<mapping>" if isinstance(value, dict | BaseModel) else None
-
-
-def _check_split_size(value: object) -> object:
-    """Accept a fraction below one or a whole number of rows; 1.0 is refused since it could mean either."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError("split_size", "input should be a fraction below 1 or a whole number of rows")
-    if isinstance(value, float) and not 0 <= value < 1:
-        raise PydanticCustomError("split_size", "a fraction should be at least 0 and below 1")
-    if value < 0:
-        raise PydanticCustomError("split_size", "a number of rows should be 0 or more")
-    return value
-
-
-def _text_keys(value: object) -> object:
-    """Turn the keys of a mapping into text, since codes such as 0 and 1 are compared with cells of a file."""
-    if not isinstance(value, dict):
-        return value
-    entries = cast("dict[object, object]", value)
-    return {str(key) if isinstance(key, int) else key: name for key, name in entries.items()}
-
-
-def _check_switch(value: object) -> object:
-    """Keep 1 and 0 from passing for true and false."""
-    if value == "auto" or isinstance(value, bool):
-        return value
-    raise PydanticCustomError("switch", "input should be auto, true or false")
-
-
-SplitSize = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)],
-    BeforeValidator(_check_split_size),
-]
-"""A fraction of the rows (0.1) or a number of rows (200)."""
-
-DataFiles = Annotated[
-    Annotated[Text, Tag("<text>")]
-    | Annotated[tuple[Text, ...], Tag("<list>"), Field(min_length=1)]
-    | Annotated[dict[Text, Text], Tag("<mapping>"), Field(min_length=1)],
-    Discriminator(_tag_shape),
-]
-"""A file, a folder or a hub id, several of them, or column names with one line-by-line text file each."""
-
-DataFormat = Literal[
-    "openai-chat",
-    "openai-preference",
-    "openai-reinforcement",
-    "prompt-completion",
-    "alpaca",
-    "sharegpt",
-    "kto",
-    "preference",
-    "gemini",
-    "gemini-preference",
-    "gemini-1.0",
-    "palm-text",
-    "palm-chat",
-    "bedrock-claude",
-    "columns",
-    "text",
-    "taskmaster",
-    "super-ni",
-    "snips",
-    "squad",
-]
-"""Shapes of rows that are read without a template; `kivnun.data.formats.FORMATS` reads them."""
-
-LayerNames = Annotated[
-    Annotated[Literal["all-linear"], Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>"), Field(min_length=1)],
-    Discriminator(_tag_shape),
-]
-"""Every linear layer but the output, or a list of layer names."""
-
-Switch = Annotated[Literal["auto"] | bool, BeforeValidator(_check_switch)]
-"""Yes, no, or as it suits the machine."""
-
-ValueNames = Annotated[dict[Text, Text], Field(min_length=1), BeforeValidator(_text_keys)]
-"""Names for the coded values of one column."""
-
-
-class Section(BaseModel):
-    """A closed, frozen group of fields."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
+from kivnun.recipe.methods import LoraMethod, Method
+from kivnun.recipe.search import SearchSection
+from kivnun.recipe.training import TrainingSection
+from kivnun.recipe.values import (
+    DataFiles,
+    DataFormat,
+    NonNegativeNumber,
+    PositiveWhole,
+    RunName,
+    Section,
+    Seed,
+    Share,
+    SplitSize,
+    Text,
+    ValueNames,
+    Whole,
+    tag_shape,
+)
 
 
 class NewTokenizer(Section):
@@ -228,9 +118,9 @@ split off `train`."""
     messages: Text | None = None
     """Column that holds conversations in the OpenAI format; without any template, a column `messages` is found by \
 itself."""
-    value_names: dict[Text, ValueNames] = {}
+    value_names: dict[Text, ValueNames] = Field(default={})
     """Names for coded values by column, such as `label: {0: anger, 1: joy}`."""
-    repeat: dict[Text, PositiveWhole] = {}
+    repeat: dict[Text, PositiveWhole] = Field(default={})
     """Times that a text file's documents are seen in one pass, by the file's name up to its first dot; once if \
 not given."""
     split: SplitSection = SplitSection()
@@ -249,89 +139,11 @@ aloud."""
         return self
 
 
-class FullMethod(Section):
-    """Every weight of the model is trained."""
-
-    kind: Literal["full"] = "full"
-    """The method."""
-
-
-class LoraMethod(Section):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
-
-    kind: Literal["lora"] = "lora"
-    """The method."""
-    rank: PositiveWhole = 16
-    """Rank of the adapter matrices."""
-    alpha: PositiveNumber = 32
-    """Strength of the adapter, which is scaled by `alpha / rank`."""
-    dropout: ShareBelowOne = 0.0
-    """Share of the adapter's inputs that is dropped while training."""
-    target_modules: LayerNames = "all-linear"
-    """Layers that get an adapter: `all-linear`, or a list of layer names such as `[q_proj, v_proj]`."""
-
-
-Method = Annotated[
-    Annotated[FullMethod, Tag("<full>")] | Annotated[LoraMethod, Tag("<lora>")],
-    Discriminator(_tag_kind),
-]
-"""How weights become trainable, chosen by `kind`."""
-
 BaseModelChoice = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[NewModel, Tag("<mapping>")],
-    Discriminator(_tag_shape),
+    Discriminator(tag_shape),
 ]
 """A model by name, or the shape of a new one."""
-
-
-class TrainingSection(Section):
-    """The training loop: how long, how fast, and what is kept."""
-
-    objective: Literal["supervised", "text"] = "supervised"
-    """What is learnt: the answers of the rows, or every token of running text."""
-    epochs: PositiveNumber = 3.0
-    """Passes over the training rows."""
-    max_steps: PositiveWhole | None = None
-    """Most optimizer steps; training stops there even if the epochs are not over."""
-    learning_rate: PositiveNumber = 2e-4
-    """Peak learning rate."""
-    batch_tokens: PositiveWhole = 8192
-    """Tokens in one batch, padding-free."""
-    gradient_accumulation_steps: PositiveWhole = 1
-    """Batches whose gradients are summed into one optimizer step."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """The optimizer."""
-    weight_decay: NonNegativeNumber = 0.0
-    """Decoupled weight decay."""
-    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
-    """Decay rates of AdamW's two running averages."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up."""
-    warmup_ratio: ShareBelowOne = 0.05
-    """Share of the steps in which the learning rate rises from zero."""
-    final_learning_rate_ratio: Share = 0.0
-    """Learning rate of the last step as a share of the peak."""
-    max_grad_norm: PositiveNumber = 1.0
-    """Norm to which larger gradients are clipped."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Number format of the computation; auto takes bf16 where the machine computes it fast."""
-    seed: Seed = 0
-    """Seed of the weights, the order of rows and dropout."""
-    compile: Switch = "auto"
-    """Whether torch.compile is used."""
-    validate_every_steps: PositiveWhole | None = None
-    """Steps between validations; once an epoch if not given."""
-    save_every_steps: PositiveWhole | None = None
-    """Steps between checkpoints; every five minutes if not given."""
-    early_stopping_patience: PositiveWhole | None = None
-    """Validations without a better loss after which training stops; never if not given."""
-    keep_checkpoints: PositiveWhole = 2
-    """Number of latest checkpoints that are kept."""
-
-    @model_validator(mode="after")
-    def _check_rules(self) -> Self:
-        rules.refuse(rules.check_training(self))
-        return self
 
 
 class EvaluationSection(Section):
@@ -389,6 +201,8 @@ class Recipe(Section):
     """The evaluation; absent: not run."""
     optimization: OptimizationSection | None = None
     """The export; absent: not run."""
+    search: SearchSection | None = None
+    """The search for better values; only `kivnun search` runs it."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

@@ -8,19 +8,18 @@ from kivnun.errors import UserError
 from kivnun.recipe.dump import dump_value
 from kivnun.recipe.explain import FieldDoc, describe_fields
 from kivnun.recipe.fields import walk_fields
-from kivnun.recipe.schema import (
-    DataSection,
-    EvaluationSection,
-    FullMethod,
-    LoraMethod,
-    OptimizationSection,
-    Recipe,
-    SplitSection,
-    TrainingSection,
-)
+from kivnun.recipe.methods import METHOD_SECTIONS, FullMethod, Method, PartialMethod
+from kivnun.recipe.schema import DataSection, EvaluationSection, OptimizationSection, Recipe, SplitSection
+from kivnun.recipe.training import TrainingSection
 
-METHODS: Mapping[str, FullMethod | LoraMethod] = MappingProxyType({"full": FullMethod(), "lora": LoraMethod()})
-_LEARNING_RATES = MappingProxyType({"full": 2e-4, "lora": 2e-3})
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "full": FullMethod(),
+        "partial": PartialMethod(last_layers=2),
+        **{section().kind: section() for section in METHOD_SECTIONS if section not in (FullMethod, PartialMethod)},
+    }
+)
+_FULL_LEARNING_RATE, _ADAPTER_LEARNING_RATE = 2e-4, 2e-3
 _WIDTH = 110
 
 
@@ -41,7 +40,9 @@ def starter_recipe(method: str = "lora") -> Recipe:
             split=SplitSection(validation=0.1, test=0.2, stratify_by="tone"),
         ),
         method=METHODS[method],
-        training=TrainingSection(learning_rate=_LEARNING_RATES[method]),
+        training=TrainingSection(
+            learning_rate=_FULL_LEARNING_RATE if method in ("full", "partial") else _ADAPTER_LEARNING_RATE
+        ),
         evaluation=EvaluationSection(task="classification", label="tone"),
         optimization=OptimizationSection(),
     )

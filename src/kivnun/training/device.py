@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 
 # Below this many tokens, compiling a model takes longer than it saves on a CPU.
 COMPILE_PAYS_TOKENS = 1_500_000

@@ -20,7 +20,7 @@ from kivnun.data.packing import PackedBatch, pack, plan_epoch, split_rows
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.models.attention import group_documents, packed_hidden_states
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.loss import summed_cross_entropy
 from kivnun.training.optimizer import MasterWeights
 from kivnun.training.schedule import learning_rate_at

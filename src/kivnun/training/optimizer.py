@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 
 _HIDDEN_MATRIX = re.compile(r"\.(layers|h|blocks)\.\d+\.")
 

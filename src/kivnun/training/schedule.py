@@ -2,7 +2,7 @@
 
 import math
 
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 
 
 def learning_rate_at(step: int, num_steps: int, settings: TrainingSection) -> float:

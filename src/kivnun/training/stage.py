@@ -12,7 +12,7 @@ from torch import nn
 from kivnun.data.packing import iterate_in_order
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
-from kivnun.recipe.schema import TrainingSection
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.checkpoint import (
     FOLDER,
     Progress,
