@@ -30,7 +30,7 @@ from kivnun.evaluation.stage import Answers, eval_rows, require_answers_fit, sco
 from kivnun.generation.engine import Generation
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.inputs import RunInputs, find_inputs, fit_context, write_run_lock
-from kivnun.methods import load_tuned, make_method
+from kivnun.methods import BaseModelName, load_tuned, make_method, require_mergeable
 from kivnun.models.attention import use_packed_attention, use_standard_attention
 from kivnun.models.load import load_model, load_tokenizer, move_model
 from kivnun.models.new import make_model, train_tokenizer
@@ -45,9 +45,11 @@ from kivnun.results import RunResults, read_results, write_evaluation, write_rep
 from kivnun.runs import Run, content_hash, library_versions, stage_done, stage_key, write_stage
 from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import make_plan
+from kivnun.training.objectives import make_objective
 from kivnun.training.optimizer import make_master_weights
 from kivnun.training.score import row_losses
-from kivnun.training.stage import Checkpoints, TrainingData, train
+from kivnun.training.stage import Checkpoints, Job, train
+from kivnun.training.validation import Validation
 
 Log = Callable[[str, Mapping[str, object]], None]
 
@@ -114,6 +116,7 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
     if recipe.optimization is not None:
         # Refuses what cannot be exported now, and not after hours of training.
         chosen = recipe.optimization
+        require_mergeable(recipe.method)
         require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:
@@ -201,13 +204,15 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
     }
 
     def make(folder: Path) -> None:
-        model = move_model(load_model(base.folder, dtype=dtype), device)
+        model = load_model(base.folder, dtype=dtype)
         method = make_method(recipe.method)
         method.prepare(model, generator=torch.Generator().manual_seed(settings.seed))
+        move_model(model, device)
         use_packed_attention(model)
         weights = make_master_weights(model, settings)
-        data = TrainingData(dataset.table("train"), dataset.table("validation"))
-        plan = make_plan(data.train.lengths(), settings)
+        validation = Validation(dataset.table("validation"))
+        job = Job(model, weights, dataset.table("train"), validation, settings, make_objective(settings.objective))
+        plan = make_plan(job.rows.lengths(), settings)
         description = {
             "device": str(device),
             "dtype": str(dtype),
@@ -219,9 +224,9 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         context.log("training_started", description)
         key = stage_key({**inputs, "versions": library_versions()})
         checkpoints = Checkpoints(context.run.folder, key)
-        progress = train(model, weights, data, settings, checkpoints=checkpoints, log=context.log)
+        progress = train(job, checkpoints=checkpoints, log=context.log)
         context.log("training_finished", {"step": progress.step, "best_step": progress.best_step})
-        method.export(model, folder, base_model=base.name)
+        method.export(model, folder, base_model=BaseModelName(base.name, base.folder))
         load_tokenizer(base.folder).save_pretrained(folder)
         dataset.template.save(folder)
 

@@ -29,7 +29,7 @@ def targets(row: TokenizedRow) -> list[tuple[int, int]]:
 @given(rows_of_tokens)
 def test_packing_conserves_tokens_and_targets(rows: list[TokenizedRow]) -> None:
     batch = pack(make_table(rows), range(len(rows)))
-    packed = [rows[row] for row in batch.rows]
+    packed = [rows[row] for row in batch.documents]
     assert batch.input_ids.tolist() == [token for row in packed for token in row.input_ids]
     assert batch.lengths == tuple(len(row.input_ids) for row in packed)
     assert list(batch.lengths) == sorted(batch.lengths)
@@ -86,10 +86,10 @@ def test_micro_batches_share_the_rows_and_are_balanced(lengths: list[int], num_p
 def test_scoring_sees_each_row_once_shortest_first(rows: list[TokenizedRow], batch_tokens: int) -> None:
     table = make_table(rows)
     batches = list(iterate_in_order(table, batch_tokens=batch_tokens))
-    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(rows)))
+    assert sorted(row for batch in batches for row in batch.documents) == list(range(len(rows)))
     lengths = [length for batch in batches for length in batch.lengths]
     assert lengths == sorted(lengths)
-    assert all(len(batch.rows) == 1 or batch.num_tokens <= batch_tokens for batch in batches)
+    assert all(len(batch.documents) == 1 or batch.num_tokens <= batch_tokens for batch in batches)
 
 
 @pytest.mark.parametrize("rows", [[], [TokenizedRow([7, 2**31 - 1], [False, True]), TokenizedRow([1], [False])]])

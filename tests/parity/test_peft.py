@@ -14,7 +14,8 @@ from kivnun.models.load import load_model
 from kivnun.models.types import Model
 from kivnun.recipe.methods import LoraMethod
 from kivnun.recipe.training import TrainingSection
-from kivnun.training.loop import fit, make_plan, summed_loss
+from kivnun.training.loop import fit, make_plan
+from kivnun.training.objectives.supervised import summed_loss
 from kivnun.training.optimizer import make_master_weights
 
 # PEFT 0.21 asks transformers 5.23 in a way that the latter warns about.

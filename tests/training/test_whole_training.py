@@ -18,7 +18,8 @@ from kivnun.recipe.methods import FullMethod, LoraMethod, Method
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.checkpoint import Progress, find_checkpoints, prune_checkpoints, save_checkpoint
 from kivnun.training.optimizer import MasterWeights, make_master_weights
-from kivnun.training.stage import Checkpoints, TrainingData, mean_loss, train
+from kivnun.training.stage import Checkpoints, Job, train
+from kivnun.training.validation import Validation, mean_loss
 
 NUM_STEPS = 4
 METHODS = {"full": FullMethod(), "lora": LoraMethod(rank=4, alpha=8, dropout=0.2)}
@@ -50,7 +51,7 @@ class Trainer:
     """Gives the same training again and again, each time as a new process would start it."""
 
     base: Path
-    data: TrainingData
+    data: tuple[TokenTable, Validation]
 
     def __call__(
         self,
@@ -69,7 +70,7 @@ class Trainer:
         make_method(method).prepare(model, generator=torch.Generator().manual_seed(settings.seed))
         use_packed_attention(model)
         weights = make_master_weights(model, settings)
-        progress = train(model, weights, self.data, settings, checkpoints=Checkpoints(run_dir, "key"), log=log)
+        progress = train(Job(model, weights, *self.data, settings), checkpoints=Checkpoints(run_dir, "key"), log=log)
         return everything(model, weights), progress, model
 
 
@@ -99,12 +100,12 @@ def settings(**fields: object) -> TrainingSection:
 
 @pytest.fixture
 def trainer(tiny_model_folder: Path, tiny_table: TokenTable) -> Trainer:
-    return Trainer(tiny_model_folder, TrainingData(tiny_table, NO_ROWS))
+    return Trainer(tiny_model_folder, (tiny_table, Validation(NO_ROWS)))
 
 
 @pytest.fixture
 def validated(tiny_model_folder: Path, tiny_table: TokenTable, tiny_validation_table: TokenTable) -> Trainer:
-    return Trainer(tiny_model_folder, TrainingData(tiny_table, tiny_validation_table))
+    return Trainer(tiny_model_folder, (tiny_table, Validation(tiny_validation_table)))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -133,9 +134,9 @@ def test_a_run_in_bf16_killed_twice_ends_as_if_it_never_was(validated: Trainer, 
             validated(tmp_path / "killed", METHODS["full"], chosen, Events(kill_at=step), dtype=torch.bfloat16)
     resumed, progress, _ = validated(tmp_path / "killed", METHODS["full"], chosen, Events(), dtype=torch.bfloat16)
     assert_bitwise(resumed, straight)
-    assert (progress.best_step, progress.best_loss, progress.num_tokens) == (
+    assert (progress.best_step, progress.best_value, progress.num_tokens) == (
         expected.best_step,
-        expected.best_loss,
+        expected.best_value,
         expected.num_tokens,
     )
 
@@ -198,7 +199,7 @@ def test_without_its_best_checkpoint_a_training_starts_again_and_says_so(validat
     assert log.of("checkpoint_damaged") == []
     assert log.of("resumed") == [{"step": 1, "key": "key"}]
     assert log.of("fit_started") == [{"key": "key", "from_step": 1}]
-    assert (progress.best_step, progress.best_loss) == (expected.best_step, expected.best_loss)
+    assert (progress.best_step, progress.best_value) == (expected.best_step, expected.best_value)
     assert_bitwise(again, straight)
 
 
@@ -216,7 +217,7 @@ def test_early_stopping_ends_at_the_best_weights(
     tiny_model_folder: Path, tiny_table: TokenTable, unrelated_table: TokenTable, tmp_path: Path
 ):
     """Validation rows whose tokens follow another rule get worse as the training rows are learnt by heart."""
-    trainer = Trainer(tiny_model_folder, TrainingData(tiny_table, unrelated_table))
+    trainer = Trainer(tiny_model_folder, (tiny_table, Validation(unrelated_table)))
     chosen = settings(
         max_steps=40, validate_every_steps=1, early_stopping_patience=2, learning_rate=0.05, schedule="constant"
     )
@@ -225,7 +226,7 @@ def test_early_stopping_ends_at_the_best_weights(
     losses = [fields["loss"] for fields in log.of("validation")]
     assert progress.step == len(losses) < 40
     assert progress.best_step == losses.index(min(losses)) + 1 == progress.step - 2
-    assert mean_loss(model, trainer.data.validation, batch_tokens=40) == min(losses) == progress.best_loss
+    assert mean_loss(model, trainer.data[1].table, batch_tokens=40)["loss"] == min(losses) == progress.best_value
     assert [fields["step"] for fields in log.of("early_stop")] == [progress.step]
     # Given again, it stays stopped and gives the same weights.
     again, later, _ = trainer(tmp_path, METHODS["full"], chosen, second := Events())
@@ -241,7 +242,7 @@ def test_the_best_weights_win_over_the_last(validated: Trainer, tmp_path: Path):
     losses = [fields["loss"] for fields in log.of("validation")]
     assert len(losses) == 12
     assert losses[-1] > min(losses)
-    assert mean_loss(model, validated.data.validation, batch_tokens=40) == min(losses)
+    assert mean_loss(model, validated.data[1].table, batch_tokens=40)["loss"] == min(losses)
     kept = sorted(folder.name for folder in (tmp_path / "checkpoints").glob("step-*"))
     assert kept == [f"step-{progress.best_step:06d}", "step-000012"]
 
@@ -253,7 +254,7 @@ def test_validation_is_once_an_epoch_unless_said_otherwise(tiny_model_folder: Pa
     chosen = settings(
         epochs=2, max_steps=None, batch_tokens=99, gradient_accumulation_steps=1, validate_every_steps=None
     )
-    Trainer(tiny_model_folder, TrainingData(rows, rows))(tmp_path, METHODS["full"], chosen, log)
+    Trainer(tiny_model_folder, (rows, Validation(rows)))(tmp_path, METHODS["full"], chosen, log)
     assert [fields["epoch"] for fields in log.of("step")][3::4] == [1, 2]
     assert [fields["step"] for fields in log.of("validation")] == [4, 8]
 
@@ -268,7 +269,7 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size(tiny_model: Model
         places = [place for place in range(1, len(ids)) if tiny_table.trained(row)[place]]
         expected -= sum(float(log_p[place - 1, ids[place]]) for place in places)
     use_packed_attention(tiny_model)
-    loss = mean_loss(tiny_model, tiny_table, batch_tokens=budget)
+    loss = mean_loss(tiny_model, tiny_table, batch_tokens=budget)["loss"]
     assert loss == pytest.approx(expected / tiny_table.num_trained, rel=1e-5)
 
 
@@ -277,8 +278,8 @@ def test_validation_is_without_dropout_whatever_mode_the_model_is_in(tiny_model:
     with torch.no_grad():
         tiny_model.model.layers[0].mlp.up_proj.lora_B.fill_(1.0)
     use_packed_attention(tiny_model)
-    expected = mean_loss(tiny_model.eval(), tiny_table, batch_tokens=60)
-    assert mean_loss(tiny_model.train(), tiny_table, batch_tokens=60) == expected
+    expected = mean_loss(tiny_model.eval(), tiny_table, batch_tokens=60)["loss"]
+    assert mean_loss(tiny_model.train(), tiny_table, batch_tokens=60)["loss"] == expected
 
 
 def test_validating_more_often_changes_no_step(validated: Trainer, tmp_path: Path):

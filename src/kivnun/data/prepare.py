@@ -21,10 +21,19 @@ BATCH_ROWS = 1000
 
 @dataclass(frozen=True)
 class PreparedRow:
-    """A row, tokenised."""
+    """A row, tokenised.
+
+    Attributes:
+        conversation: The row.
+        tokens: Its tokens; of a preference, those with the preferred answer.
+        others: The further documents that are learnt together with it, such as the one with the rejected answer.
+        label: What the objective is told of it, such as its class.
+    """
 
     conversation: Conversation
     tokens: TokenizedRow
+    others: tuple[TokenizedRow, ...] = ()
+    label: float | None = None
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -61,7 +70,11 @@ class PreparedData:
 
     def table(self, split: str) -> TokenTable:
         """The token table of a split."""
-        return make_table(row.tokens for row in self.splits[split])
+        rows = self.splits[split]
+        documents_per_row = 1 + len(rows[0].others) if rows else 1
+        labels = [row.label for row in rows if row.label is not None]
+        documents = (document for row in rows for document in (row.tokens, *row.others))
+        return make_table(documents, documents_per_row=documents_per_row, labels=labels or None)
 
 
 def tokenize_splits(

@@ -30,6 +30,8 @@ from kivnun.recipe.values import DataFiles
 MESSAGES_FORMAT, TEXT_FORMAT = "openai-chat", "text"
 FIELDS_HINT = "fill or remove these rows: an empty field would be trained as if it were text"
 MAX_SAMPLED_ROWS = 1000
+# Objectives that learn from a preferred and a rejected answer.
+PAIR_OBJECTIVES = ("dpo", "orpo")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ def read_data(data: DataSection, objective: str) -> ReadData:
     reader = _choose_reader(data, objective, columns)
     read = {split: reader.read(parts, needed if split == "train" else {}) for split, parts in rows.items()}
     _require_sources(data.repeat, {conversation.fields.get("source", "") for conversation in read["train"]})
-    wanted_rows = {split: [row for row in part if row.desirable is not False] for split, part in read.items()}
+    learns_both = objective == "kto"
+    wanted_rows = {
+        split: [row for row in part if learns_both or row.desirable is not False] for split, part in read.items()
+    }
     left_out = sum(map(len, read.values())) - sum(map(len, wanted_rows.values()))
     if read["train"] and not wanted_rows["train"]:
         raise UserError(
@@ -94,7 +99,7 @@ def read_data(data: DataSection, objective: str) -> ReadData:
             f"all {len(read['train'])} training rows are marked as undesirable answers, which are not learnt",
             hint="mark the answers that are right with true, or leave the label out",
         )
-    notes += _say_rejected(wanted_rows)
+    notes += _say_rejected(wanted_rows) if objective not in PAIR_OBJECTIVES else []
     splits, common = wanted_rows, frozenset[str]()
     if is_cut:
         cut = cut_rows(wanted_rows["train"], wanted, columns=columns, template=reader.template)

@@ -18,7 +18,6 @@ from kivnun.estimate.hosted import CountTokens, HostedPrice, count_hosted_tokens
 from kivnun.estimate.measure import Measurement, measure_training
 from kivnun.estimate.memory import MemoryNeed, count_memory
 from kivnun.inputs import fit_context, located_recipe
-from kivnun.methods import METHODS
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import ResolvedModel, resolve_model
 from kivnun.models.types import Tokenizer
@@ -27,6 +26,8 @@ from kivnun.recipe import LoadedRecipe, Method, NewModel, Recipe
 from kivnun.training.device import pick_device, pick_dtype
 from kivnun.training.loop import make_plan
 
+# Each is measured in a process of its own for some seconds, so not every method that there is.
+COMPARED_METHODS = ("full", "lora")
 # Beyond this share of the memory a training would swap or be killed, and its steps would say nothing.
 USABLE_SHARE = 0.9
 
@@ -183,8 +184,8 @@ def _prepare(recipe: Recipe, base: ResolvedModel, tokenizer: Tokenizer) -> Prepa
 
 
 def _methods(recipe: Recipe) -> list[Method]:
-    """The recipe's own method, then every other one with its defaults."""
-    others = [kind for kind in METHODS if kind != recipe.method.kind]
+    """The recipe's own method, then those it is compared with, at their defaults."""
+    others = [kind for kind in COMPARED_METHODS if kind != recipe.method.kind]
     return [recipe.method, *(TypeAdapter(Method).validate_python({"kind": kind}) for kind in others)]
 
 

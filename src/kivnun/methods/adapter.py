@@ -29,6 +29,14 @@ _KNOWN_FIELDS = frozenset(
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
+def adapter_kind(folder: Path) -> str:
+    """The `peft_type` of an adapter folder; `LORA` where it cannot be read, whose reader says what is wrong."""
+    try:
+        return str(json.loads((folder / CONFIG_NAME).read_text("utf-8"))["peft_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "LORA"
+
+
 def read_adapter(folder: Path) -> tuple[LoraMethod, object, dict[str, Tensor]]:
     """Settings (still without their layers), the base model's name, and the matrices of an adapter folder.
 

@@ -1,11 +1,12 @@
 """The seam of tuning methods: which weights are trained, and in what form they leave."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
 
+from kivnun.methods.base_model import BaseModelName
 from kivnun.models.types import Model
 
 
@@ -14,13 +15,18 @@ class Method(Protocol):
 
     `prepare` is called once on a fresh base model; afterwards exactly the promised parameters have `requires_grad`.
     `export` writes what was trained; a folder with `adapter_config.json` is an adapter, any other a whole model.
+
+    Attributes:
+        mergeable: Whether what is trained can be added to the base weights, which an export to ONNX needs.
     """
+
+    mergeable: ClassVar[bool]
 
     def prepare(self, model: Model, *, generator: torch.Generator) -> None:
         """Make the promised weights of `model` trainable and freeze the rest."""
         ...
 
-    def export(self, model: Model, folder: Path, *, base_model: str) -> None:
+    def export(self, model: Model, folder: Path, *, base_model: BaseModelName) -> None:
         """Write what was trained into an existing folder."""
         ...
 

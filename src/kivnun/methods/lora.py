@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.errors import UserError
 from kivnun.methods.adapter import CONFIG_NAME, PEFT_PREFIX, WEIGHTS_NAME, read_adapter, require_fit
+from kivnun.methods.base_model import BaseModelName, write_base_model
 from kivnun.methods.low_rank import low_rank_linear
 from kivnun.models.types import Model
 from kivnun.recipe.methods import LoraMethod
@@ -65,6 +66,7 @@ class Lora:
     """The method `lora`: adapters on linear layers, in PEFT's folder format."""
 
     settings: LoraMethod
+    mergeable: ClassVar[bool] = True
 
     def prepare(self, model: Model, *, generator: torch.Generator) -> None:
         """Freeze the model and put an adapter on every target layer.
@@ -76,7 +78,7 @@ class Lora:
         names = find_targets(model, self.settings.target_modules)
         put_adapters(model, names, self.settings, generator)
 
-    def export(self, model: Model, folder: Path, *, base_model: str) -> None:
+    def export(self, model: Model, folder: Path, *, base_model: BaseModelName) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does.
 
         Raises:
@@ -94,7 +96,10 @@ class Lora:
                 hint="lower training.learning_rate and run again",
             )
         save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-        (folder / CONFIG_NAME).write_text(json.dumps(self._peft_config(model, base_model), indent=2) + "\n", "utf-8")
+        (folder / CONFIG_NAME).write_text(
+            json.dumps(self._peft_config(model, base_model.name), indent=2) + "\n", "utf-8"
+        )
+        write_base_model(folder, base_model)
 
     def _peft_config(self, model: Model, base_model: str) -> dict[str, object]:
         return {

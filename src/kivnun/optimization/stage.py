@@ -13,8 +13,7 @@ from kivnun.errors import UserError
 from kivnun.generation.engine import Engine, Generation
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.torch_engine import TorchEngine
-from kivnun.methods import load_tuned
-from kivnun.methods.lora import merge_adapters
+from kivnun.methods import load_tuned, merge
 from kivnun.models.load import load_model, load_tokenizer
 from kivnun.models.save import save_model
 from kivnun.optimization.measure import decode_tokens_per_second, folder_size_bytes
@@ -93,7 +92,7 @@ def optimize(
         return agreement
 
     compare("tuned", TorchEngine(tuned, pad_id=end_id), folder_size_bytes(folders.model))
-    save_model(merge_adapters(tuned), tokenizer, merged)
+    save_model(merge(tuned), tokenizer, merged)
     # Two models need not fit into memory at once.
     del tuned
     _write_stop_ids(merged, end_id, prompts.stop_ids)

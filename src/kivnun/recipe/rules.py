@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the sections call these rules, so that a recipe built in Py
 
     from kivnun.recipe.methods import PartialMethod
     from kivnun.recipe.schema import DataSection, EvaluationSection, NewModel, OptimizationSection, Recipe, SplitSection
-    from kivnun.recipe.search import SearchSection
+    from kivnun.recipe.search import IntRange, SearchSection
     from kivnun.recipe.training import TrainingSection
 
 RULES_ERROR: Final = "rules"
@@ -200,20 +200,35 @@ def check_partial(method: "PartialMethod") -> list[Problem]:
 
 
 def check_search(search: "SearchSection") -> list[Problem]:
-    """Ranges must hold more than one value."""
+    """Ranges must hold more than one value, each once, and settings must have an effect."""
     problems: list[Problem] = []
     for name, span in search.space.items():
         if span.type == "choice":
-            if len(set(map(repr, span.values))) < len(span.values):
+            if len(set(span.values)) < len(span.values):
                 problems.append(Problem(f"space.{name}.values", "holds a value twice"))
+            if len(span.values) == 1:
+                problems.append(Problem(f"space.{name}.values", "holds one value; set it in its section instead"))
             continue
         if span.low >= span.high:
             problems.append(Problem(f"space.{name}.high", f"{span.high} is not above low ({span.low})"))
         if span.log and span.low <= 0:
             problems.append(Problem(f"space.{name}.low", f"{span.low} has no logarithm; it must be above 0"))
-        if span.type == "int" and span.log and span.step != 1:
-            problems.append(Problem(f"space.{name}.step", "has no effect where the logarithm is drawn"))
+        if span.type == "int":
+            problems += _check_search_step(name, span)
+    if search.pruner != "median" and search.prune_after != _default(search, "prune_after"):
+        problems.append(Problem("prune_after", f"has no effect on the pruner {search.pruner}; it belongs to median"))
     return problems
+
+
+def _check_search_step(name: str, span: "IntRange") -> list[Problem]:
+    """The step leads from the lowest to the highest value."""
+    if span.log and span.step != 1:
+        return [Problem(f"space.{name}.step", "has no effect where the logarithm is drawn")]
+    if span.high > span.low and (span.high - span.low) % span.step:
+        last = span.high - (span.high - span.low) % span.step
+        text = f"{span.high} is not reached from {span.low} in steps of {span.step}; the last value is {last}"
+        return [Problem(f"space.{name}.high", text)]
+    return []
 
 
 def check_evaluation(evaluation: "EvaluationSection") -> list[Problem]:

@@ -62,11 +62,15 @@ class SearchSection(Section):
     num_trials: PositiveWhole = 20
     """Number of trainings."""
     sampler: Literal["tpe", "random"] = "tpe"
-    """How the next values are chosen: where earlier ones were good, or at random."""
-    pruning: StrictBool = True
-    """Whether trainings that fall behind the others are stopped early."""
-    metric: ValidationMetric = "loss"
-    """Metric of the validation split that is made best; whether high or low is good is known."""
+    """How the next values are chosen: where earlier ones were good (Bergstra et al. 2011), or at random."""
+    pruner: Literal["median", "successive_halving", "none"] = "median"
+    """Which trainings are stopped early: those below the median of the earlier ones at the same share of the steps, \
+those outside the best third at a ninth and at a third of the steps (Li et al. 2018, arXiv:1810.05934), or none."""
+    prune_after: PositiveWhole = 5
+    """Finished trainings before `median` stops one."""
+    metric: ValidationMetric | None = None
+    """Metric of the validation split that is made best, `training.best_metric` if not given; whether high or low is \
+good is known."""
     workers: PositiveWhole = 1
     """Trainings at a time."""
     seed: Seed = 0

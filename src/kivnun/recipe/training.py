@@ -23,6 +23,11 @@ ValidationMetric = Literal["loss", "accuracy", "macro_f1", "exact_match", "rouge
 """Metrics of the validation split; of all but the loss, more is better. `recall_at_1` is for embedding models."""
 
 
+def higher_is_better(metric: str) -> bool:
+    """Whether more of a validation metric is better."""
+    return metric != "loss"
+
+
 class TrainingSection(Section):
     """The training loop: how long, how fast, and what is kept."""
 

@@ -23,19 +23,21 @@ class Progress:
 
     Attributes:
         step: Optimizer steps done.
-        best_step: The step with the lowest validation loss, or None before the first validation.
-        best_loss: That loss.
+        best_step: The step with the best validation, by `training.best_metric`, or None before the first one.
+        best_value: The metric's value there.
         stale_validations: Validations since then without a better one.
         num_tokens: Real tokens trained on.
         seconds: Wall time spent in steps.
+        micro_batch_tokens: Most tokens that were computed at once, so that a resumed run cuts its batches alike.
     """
 
     step: int = 0
     best_step: int | None = None
-    best_loss: float | None = None
+    best_value: float | None = None
     stale_validations: int = 0
     num_tokens: int = 0
     seconds: float = 0.0
+    micro_batch_tokens: int | None = None
 
 
 def save_checkpoint(run_dir: Path, weights: MasterWeights, progress: Progress, *, key: str) -> Path:

@@ -1,6 +1,6 @@
 """The training loop: a generator that takes one optimizer step each time it is asked for one.
 
-    for report in fit(model, weights, table, settings, plan=plan, start_step=state.step):
+    for report in fit(model, weights, table, settings, plan=plan, objective=objective, start_step=state.step):
         ...   # logging, validation, checkpoints and stopping are the caller's plain code
 
 Nothing is hidden in it: no callbacks, no hooks. Whoever wants to stop does not ask for the next step. The order of
@@ -10,19 +10,20 @@ starts at step k is the same as one that came there.
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kivnun.data.packing import PackedBatch, pack, plan_epoch, split_rows
+from kivnun.data.packing import PackedBatch, pack, plan_epoch, split_to_fit
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
-from kivnun.models.attention import group_documents, packed_hidden_states
 from kivnun.recipe.training import TrainingSection
-from kivnun.training.loss import summed_cross_entropy
+from kivnun.training.objectives.base import Objective
+from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
+from kivnun.training.parallel import ALONE, Parallel, StepSums
 from kivnun.training.schedule import learning_rate_at
 
 ROUNDING = 1e-9
@@ -36,12 +37,14 @@ class StepReport:
         step: Number of the step, 1 after the first.
         num_steps: Steps of the whole run.
         epoch: Passes over the data so far, as a fraction.
-        loss: Mean negative log likelihood of the step's trained tokens, in nats.
+        loss: The objective's mean over the step: for supervised learning the mean negative log likelihood of the
+            trained tokens, in nats.
         grad_norm: Norm of all gradients before clipping.
         learning_rate: Rate used in this step.
         num_tokens: Real tokens processed.
         num_targets: Trained tokens among them.
         seconds: Wall time of the step.
+        metrics: What the objective reports beside its loss.
     """
 
     step: int
@@ -53,6 +56,12 @@ class StepReport:
     num_tokens: int
     num_targets: int
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def to_event(self) -> dict[str, object]:
+        """The fields of a `step` event."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "metrics"}
+        return {**values, **self.metrics}
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Plan:
         epoch_steps: Steps of the first epoch; those of the others differ by a few at most.
         step_tokens: Token budget of a step: `batch_tokens` times `gradient_accumulation_steps`.
         seed: Seed of the row order.
+        step_rows: Rows of a step, in place of the budget.
     """
 
     lengths: list[int]
@@ -72,12 +82,27 @@ class Plan:
     epoch_steps: int
     step_tokens: int
     seed: int
+    step_rows: int | None = None
+
+    @property
+    def largest_step_tokens(self) -> int:
+        """Tokens that a step may have at most."""
+        longest = max(self.lengths)
+        if self.step_rows is not None:
+            return sum(sorted(self.lengths)[-self.step_rows :])
+        return max(longest, min(self.step_tokens, sum(self.lengths)))
+
+    def epoch_batches(self, epoch: int) -> list[list[int]]:
+        """The rows of every step of an epoch."""
+        return plan_epoch(
+            self.lengths, batch_tokens=self.step_tokens, seed=self.seed, epoch=epoch, batch_size=self.step_rows
+        )
 
     def batches(self, start_step: int) -> Iterator[tuple[float, list[int]]]:
         """(epoch as a fraction, rows) of each step from `start_step` on."""
         step = epoch = 0
         while step < self.num_steps:
-            batches = plan_epoch(self.lengths, batch_tokens=self.step_tokens, seed=self.seed, epoch=epoch)
+            batches = self.epoch_batches(epoch)
             for index, rows in enumerate(batches):
                 if step >= self.num_steps:
                     return
@@ -95,26 +120,31 @@ def make_plan(lengths: list[int], settings: TrainingSection) -> Plan:
     """
     if not lengths:
         raise UserError("nothing-to-learn", "there are no training rows", hint="give data.train at least one row")
-    step_tokens = settings.batch_tokens * settings.gradient_accumulation_steps
+    accumulated = settings.gradient_accumulation_steps
+    rows = None if settings.batch_size is None else settings.batch_size * accumulated
+    plan = Plan(lengths, 0, 0, settings.batch_tokens * accumulated, settings.seed, rows)
     limit = math.inf if settings.max_steps is None else settings.max_steps
     num_steps = epoch_steps = epoch = 0
     while epoch < settings.epochs and num_steps < limit:
-        num_batches = len(plan_epoch(lengths, batch_tokens=step_tokens, seed=settings.seed, epoch=epoch))
+        num_batches = len(plan.epoch_batches(epoch))
         epoch_steps = epoch_steps or num_batches
         # 1.1 epochs are a little more than that as a float, which must not cost a step.
         num_steps += math.ceil(num_batches * min(settings.epochs - epoch, 1.0) - ROUNDING)
         epoch += 1
-    return Plan(lengths, int(min(max(num_steps, 1), limit)), epoch_steps, step_tokens, settings.seed)
+    return replace(plan, num_steps=int(min(max(num_steps, 1), limit)), epoch_steps=epoch_steps)
 
 
-def fit(
+def fit(  # noqa: PLR0913 - each is a part that the caller made
     model: nn.Module,
     weights: MasterWeights,
     table: TokenTable,
     settings: TrainingSection,
     *,
     plan: Plan,
+    objective: Objective | None = None,
     start_step: int = 0,
+    micro_batch_tokens: int | None = None,
+    parallel: Parallel = ALONE,
 ) -> Iterator[StepReport]:
     """Train, one optimizer step per item.
 
@@ -124,27 +154,25 @@ def fit(
         table: Tokenised training rows.
         settings: The recipe's `training` section.
         plan: Row order, from `make_plan`.
+        objective: What is learnt; next tokens if not given.
         start_step: Steps already done; the first report is for the next one.
+        micro_batch_tokens: Most tokens that are computed at once; whole batches if not given.
+        parallel: The processes that share the work.
 
     Raises:
         UserError: `loss-not-finite`, before the weights are touched, naming the step and its rows.
     """
+    objective = objective or Supervised()
     for step, (epoch, rows) in enumerate(plan.batches(start_step), start=start_step):
         started = time.perf_counter()
         model.train()  # the caller may have validated in between
-        # Dropout's random numbers depend on the step alone, so that a resumed run draws the same ones.
-        torch.manual_seed(settings.seed * 1_000_003 + step)
-        loss_sum, num_tokens, num_targets = 0.0, 0, 0
-        for part in split_rows(rows, plan.lengths, settings.gradient_accumulation_steps):
-            batch = pack(table, part)
-            loss = summed_loss(model, batch)
-            loss.backward()
-            weights.collect_gradients()
-            loss_sum += float(loss.detach())
-            num_tokens += batch.num_tokens
-            num_targets += len(batch.target_ids)
-        _require_finite("loss", loss_sum, step, rows)
-        grad_norm = weights.scale_and_clip(1 / max(num_targets, 1), settings.max_grad_norm)
+        num_parts = settings.gradient_accumulation_steps * parallel.world_size
+        parts = split_to_fit(rows, plan.lengths, num_parts=num_parts, max_tokens=micro_batch_tokens)
+        batches = [pack(table, part) for part in parallel.share(parts)]
+        sums = parallel.sum_step(_add_gradients(model, weights, objective, batches, settings.seed, step))
+        _require_finite("loss", sums.loss, step, rows)
+        parallel.sum_gradients(weights)
+        grad_norm = weights.scale_and_clip(1 / max(sums.count, 1e-12), settings.max_grad_norm)
         _require_finite("gradient norm", grad_norm, step, rows)
         learning_rate = learning_rate_at(step, plan.num_steps, settings)
         weights.step(learning_rate)
@@ -152,28 +180,45 @@ def fit(
             step=step + 1,
             num_steps=plan.num_steps,
             epoch=epoch,
-            loss=loss_sum / max(num_targets, 1),
+            loss=sums.loss / max(sums.count, 1e-12),
             grad_norm=grad_norm,
             learning_rate=learning_rate,
-            num_tokens=num_tokens,
-            num_targets=num_targets,
+            num_tokens=sums.num_tokens,
+            num_targets=sums.num_targets,
             seconds=time.perf_counter() - started,
+            metrics={name: value / max(sums.count, 1e-12) for name, value in sums.metrics.items()},
         )
 
 
-def summed_loss(model: nn.Module, batch: PackedBatch) -> Tensor:
-    """Sum of the negative log likelihoods of a batch's trained tokens, in nats."""
-    hidden_MC, weight_VC, target_M = target_hidden_states(model, batch)
-    return summed_cross_entropy(hidden_MC, weight_VC, target_M)
+def _add_gradients(
+    model: nn.Module,
+    weights: MasterWeights,
+    objective: Objective,
+    batches: Sequence[PackedBatch],
+    seed: int,
+    step: int,
+) -> StepSums:
+    """Add the gradients of a step's micro-batches to the masters."""
+    # Random numbers (dropout) depend on seed and step alone, so that a resumed run draws the same ones.
+    seed_step(seed, step)
+    prepared = objective.prepare_step(model, batches)
+    seed_step(seed, step)
+    loss, count, metrics = 0.0, 0.0, dict[str, float]()
+    for batch, known in zip(batches, prepared, strict=True):
+        batch_loss = objective.loss(model, batch, known)
+        batch_loss.total.backward()
+        weights.collect_gradients()
+        loss += batch_loss.reported
+        count += objective.count(batch)
+        for name, value in batch_loss.metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    num_tokens = sum(batch.num_tokens for batch in batches)
+    return StepSums(loss, count, num_tokens, sum(len(batch.target_ids) for batch in batches), metrics)
 
 
-def target_hidden_states(model: nn.Module, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states before each trained token, the head's weight, and the trained tokens, on the model's device."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    device = head.weight.device
-    groups = group_documents(batch.lengths, device)
-    hidden_NC = packed_hidden_states(model, batch.input_ids.to(device), batch.position_ids.to(device), groups)
-    return hidden_NC.index_select(0, batch.target_positions.to(device)), head.weight, batch.target_ids.to(device)
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch for one step."""
+    torch.manual_seed(seed * 1_000_003 + step)
 
 
 def _require_finite(what: str, value: float, step: int, rows: list[int]) -> None:

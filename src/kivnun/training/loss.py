@@ -20,7 +20,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor, target_weights_M: Tensor | None
+    ) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]  # type: ignore[attr-defined]
         grad_MC = torch.empty_like(hidden_MC) if needs_hidden else None
         wide = torch.promote_types(hidden_MC.dtype, torch.float32)
@@ -31,11 +33,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             h_KC, y_K = hidden_MC[chunk], target_M[chunk].unsqueeze(1)
             logits_KV = (h_KC @ weight_VC.T).to(wide)
             log_p_KV = torch.log_softmax(logits_KV, dim=1)
-            total -= log_p_KV.gather(1, y_K).sum()
+            right_K1 = log_p_KV.gather(1, y_K)
+            scale_K1 = None if target_weights_M is None else target_weights_M[chunk].unsqueeze(1)
+            total -= (right_K1 if scale_K1 is None else right_K1 * scale_K1).sum()
             if grad_MC is None and grad_VC is None:
                 continue
             delta_KV = log_p_KV.exp_()
             delta_KV[torch.arange(len(h_KC), device=y_K.device), y_K[:, 0]] -= 1
+            if scale_K1 is not None:
+                delta_KV *= scale_K1
             delta_KV = delta_KV.to(weight_VC.dtype)
             if grad_MC is not None:
                 torch.mm(delta_KV, weight_VC, out=grad_MC[chunk])
@@ -47,16 +53,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         saved = list(ctx.saved_tensors)  # type: ignore[attr-defined]
         has_hidden, has_weight = ctx.has_grads  # type: ignore[attr-defined]
         scale = grad_outputs[0]
         grad_MC = saved.pop(0) * scale if has_hidden else None
         grad_VC = (saved.pop(0) * scale).to(ctx.weight_dtype) if has_weight else None  # type: ignore[attr-defined]
-        return grad_MC, grad_VC, None
+        return grad_MC, grad_VC, None, None
 
 
-def summed_cross_entropy(hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor) -> Tensor:
+def summed_cross_entropy(
+    hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor, *, target_weights_M: Tensor | None = None
+) -> Tensor:
     """Sum (not mean) of the targets' negative log likelihoods in nats, as a scalar of at least float32.
 
     The caller divides once by the number of targets of the whole optimizer step, so that splitting a batch changes
@@ -66,8 +74,10 @@ def summed_cross_entropy(hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor)
         hidden_MC: Hidden states at the positions before the targets.
         weight_VC: The language-model head (no bias).
         target_M: Target ids.
+        target_weights_M: How much each target counts; None where all count 1.
     """
-    return cast("Tensor", _ChunkedCrossEntropy.apply(hidden_MC, weight_VC, target_M))
+    weights_M = None if target_weights_M is None else target_weights_M.to(hidden_MC.device)
+    return cast("Tensor", _ChunkedCrossEntropy.apply(hidden_MC, weight_VC, target_M, weights_M))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import nn
 
 from kivnun.data.packing import iterate_in_order
 from kivnun.data.tokens import TokenTable
-from kivnun.training.loop import target_hidden_states
+from kivnun.training.hidden_states import target_hidden_states
 from kivnun.training.loss import target_losses
 
 
@@ -26,11 +26,12 @@ def row_losses(model: nn.Module, table: TokenTable, *, batch_tokens: int) -> tup
         hidden_MC, weight_VC, target_M = target_hidden_states(model, batch)
         losses_M = target_losses(hidden_MC, weight_VC, target_M).double()
         owner_M = _owners(batch.lengths)[batch.target_positions].to(losses_M.device)
-        totals = torch.zeros(len(batch.rows), dtype=torch.float64, device=losses_M.device)
+        totals = torch.zeros(len(batch.documents), dtype=torch.float64, device=losses_M.device)
         totals.index_add_(0, owner_M, losses_M)
-        numbers = torch.bincount(owner_M, minlength=len(batch.rows)).tolist()
-        for row, total, number in zip(batch.rows, totals.tolist(), numbers, strict=True):
-            sums[row], counts[row] = total, number
+        numbers = torch.bincount(owner_M, minlength=len(batch.documents)).tolist()
+        for document, total, number in zip(batch.documents, totals.tolist(), numbers, strict=True):
+            sums[document // table.documents_per_row] += total
+            counts[document // table.documents_per_row] += number
     return sums, counts
 
 

@@ -1,15 +1,12 @@
 """One training from start or checkpoint to end: the loop's caller, with validation, checkpoints and early stopping."""
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from kivnun.data.packing import iterate_in_order
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.recipe.training import TrainingSection
@@ -23,8 +20,11 @@ from kivnun.training.checkpoint import (
     save_checkpoint,
 )
 from kivnun.training.interrupt import deferred_interrupt
-from kivnun.training.loop import StepReport, fit, make_plan, summed_loss
+from kivnun.training.loop import Plan, StepReport, fit, make_plan
+from kivnun.training.objectives.base import Objective
+from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
+from kivnun.training.validation import Validation, judge, mean_loss, patience_is_over
 
 SAVE_EVERY_SECONDS = 300.0
 
@@ -33,11 +33,26 @@ Log = Callable[[str, Mapping[str, object]], None]
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """The token tables of a training; validation may be empty."""
+class Job:
+    """What is trained, on what, and how it is measured.
 
-    train: TokenTable
-    validation: TokenTable
+    Attributes:
+        model: A causal language model with packed attention switched on.
+        weights: Its trainable weights and their optimizers.
+        rows: Tokenised training rows.
+        validation: How it is measured.
+        objective: What is learnt.
+        settings: The recipe's `training` section.
+        micro_batch_tokens: Most tokens that are computed at once; whole batches if None.
+    """
+
+    model: nn.Module
+    weights: MasterWeights
+    rows: TokenTable
+    validation: Validation
+    settings: TrainingSection
+    objective: Objective = field(default_factory=Supervised)
+    micro_batch_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,40 +63,34 @@ class Checkpoints:
     key: str
 
 
-def train(
-    model: nn.Module,
-    weights: MasterWeights,
-    data: TrainingData,
-    settings: TrainingSection,
-    *,
-    checkpoints: Checkpoints,
-    log: Log,
-) -> Progress:
+def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
     """Train to the end and leave the best weights in the model.
 
     Starts from the latest checkpoint of the same training if there is one. Where there are validation rows, the weights
-    of the step with the lowest validation loss are restored at the end, else the last ones stay.
+    of the step with the best validation are restored at the end, else the last ones stay.
 
     Raises:
         UserError: `loss-not-finite`, `disk-full` or `artifact-damaged`.
         KeyboardInterrupt: After Ctrl-C, when the step is finished and saved.
     """
-    plan = make_plan(data.train.lengths(), settings)
+    settings, weights = job.settings, job.weights
+    plan = make_plan(job.rows.lengths(), settings)
+    job = start(job)
     progress = _resume(weights, checkpoints, log)
     log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
     validate_every = settings.validate_every_steps or plan.epoch_steps
     saved_at = time.monotonic()
-    stopped = _patience_is_over(progress, settings)
-    reports = iter(()) if stopped else fit(model, weights, data.train, settings, plan=plan, start_step=progress.step)
+    stopped = patience_is_over(progress, settings)
+    reports = iter(()) if stopped else _steps(job, plan, progress)
     with deferred_interrupt() as interrupted:
         for report in reports:
-            log("step", asdict(report))
+            log("step", report.to_event())
             progress = _advance(progress, report)
             is_last = report.step == plan.num_steps
             is_best = False
-            if len(data.validation) and (report.step % validate_every == 0 or is_last):
-                progress, is_best = _validate(model, data.validation, settings, progress, log)
-                stopped = _patience_is_over(progress, settings)
+            if len(job.validation.table) and (report.step % validate_every == 0 or is_last):
+                progress, is_best = _validate(job, progress, log)
+                stopped = patience_is_over(progress, settings)
             halted = interrupted()
             if is_best or is_last or stopped or halted or _is_time_to_save(settings, report.step, saved_at):
                 _save(weights, progress, checkpoints, keep=settings.keep_checkpoints)
@@ -98,15 +107,35 @@ def train(
     return progress
 
 
-@torch.no_grad()
-def mean_loss(model: nn.Module, table: TokenTable, *, batch_tokens: int) -> float:
-    """Mean negative log likelihood of a table's trained tokens, in nats."""
-    model.eval()
-    total, count = 0.0, 0
-    for batch in iterate_in_order(table, batch_tokens=batch_tokens):
-        total += float(summed_loss(model, batch))
-        count += len(batch.target_ids)
-    return total / max(count, 1)
+def start(job: Job) -> Job:
+    """The job with what its objective keeps of the base model; the weights must not have been trained yet."""
+    tokens = job.micro_batch_tokens or job.settings.batch_tokens
+    rows = job.objective.start(job.model, job.rows, batch_tokens=tokens)
+    table = job.objective.start(job.model, job.validation.table, batch_tokens=tokens)
+    return replace(job, rows=rows, validation=replace(job.validation, table=table))
+
+
+def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:
+    return fit(
+        job.model,
+        job.weights,
+        job.rows,
+        job.settings,
+        plan=plan,
+        objective=job.objective,
+        start_step=progress.step,
+        micro_batch_tokens=job.micro_batch_tokens,
+    )
+
+
+def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
+    validation = job.validation
+    batch_tokens = job.micro_batch_tokens or job.settings.batch_tokens
+    metrics = mean_loss(job.model, validation.table, batch_tokens=batch_tokens, objective=job.objective)
+    metrics |= validation.measure() if validation.measure is not None else {}
+    progress, is_best = judge(progress, metrics, job.settings)
+    log("validation", {"step": progress.step, "best": is_best, **metrics})
+    return progress, is_best
 
 
 def _resume(weights: MasterWeights, checkpoints: Checkpoints, log: Log) -> Progress:
@@ -136,30 +165,6 @@ def _advance(progress: Progress, report: StepReport) -> Progress:
 def _save(weights: MasterWeights, progress: Progress, checkpoints: Checkpoints, *, keep: int) -> None:
     save_checkpoint(checkpoints.run_dir, weights, progress, key=checkpoints.key)
     prune_checkpoints(checkpoints.run_dir, progress, key=checkpoints.key, keep=keep)
-
-
-def _validate(
-    model: nn.Module, table: TokenTable, settings: TrainingSection, progress: Progress, log: Log
-) -> tuple[Progress, bool]:
-    loss = mean_loss(model, table, batch_tokens=settings.batch_tokens)
-    if not math.isfinite(loss):
-        raise UserError(
-            "loss-not-finite",
-            f"the validation loss after step {progress.step} is {loss}",
-            hint="lower training.learning_rate",
-        )
-    is_best = progress.best_loss is None or loss < progress.best_loss
-    if is_best:
-        progress = replace(progress, best_step=progress.step, best_loss=loss, stale_validations=0)
-    else:
-        progress = replace(progress, stale_validations=progress.stale_validations + 1)
-    log("validation", {"step": progress.step, "loss": loss, "best": is_best})
-    return progress, is_best
-
-
-def _patience_is_over(progress: Progress, settings: TrainingSection) -> bool:
-    patience = settings.early_stopping_patience
-    return patience is not None and progress.stale_validations >= patience
 
 
 def _is_time_to_save(settings: TrainingSection, step: int, saved_at: float) -> bool:
