@@ -21,6 +21,7 @@ from kivnun.recipe import (
     load_recipe,
 )
 from kivnun.recipe.dump import dump_value
+from kivnun.recipe.objectives import SupervisedObjective, TextObjective
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 tricky = st.sampled_from(
@@ -62,7 +63,7 @@ methods = st.builds(FullMethod) | st.builds(
 )
 trainings = st.builds(
     TrainingSection,
-    objective=st.sampled_from(["supervised", "text"]),
+    objective=st.sampled_from([SupervisedObjective(), TextObjective()]),
     epochs=numbers,
     max_steps=st.none() | st.integers(1, 10**9),
     learning_rate=numbers,
@@ -89,7 +90,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     return Recipe(
         name=draw(st.none() | st.sampled_from(["tone", "1e5", "007", "no", "גוון"])),
         base_model=base_model,
-        data=draw(data_sections(is_running_text=training.objective == "text")),
+        data=draw(data_sections(is_running_text=training.objective.kind == "text")),
         method=draw(methods) if isinstance(base_model, str) else FullMethod(),
         training=training,
         optimization=draw(st.none() | st.builds(OptimizationSection, tie_tolerance=st.floats(0, 10))),

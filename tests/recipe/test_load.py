@@ -95,8 +95,11 @@ naem: 3
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("method: {kind: lorra}", "method.kind: input should be full or lora (got 'lorra'); did you mean `lora`?"),
-        ("method: {rank: 8}", "method.kind: this field is required: full or lora"),
+        (
+            "method: {kind: lorra}",
+            "method.kind: input should be full or partial or lora or qlora or adapter or ia3 or",
+        ),
+        ("method: {rank: 8}", "method.kind: this field is required: full or partial or lora or qlora or adapter"),
         ("method: lora", "method: input should be a group of fields such as {kind: lora} (got 'lora')"),
         ("method: full", "method: input should be a group of fields such as {kind: full} (got 'full')"),
         ("method: {kind: full, rank: 8}", "method.rank: unknown field; kind full does not have it"),

@@ -82,7 +82,7 @@ def explain(
                 doc.path,
                 doc.type.replace("`", ""),
                 "required" if doc.required else doc.default or "",
-                f"({doc.variant}) {doc.meaning}" if doc.variant else doc.meaning,
+                f"(kind: {' or '.join(doc.kinds)}) {doc.meaning}" if doc.kinds else doc.meaning,
             )
             for doc in docs
         ]

@@ -13,10 +13,10 @@ from kivnun.recipe.rules import RULES_ERROR
 from kivnun.recipe.schema import Recipe
 
 OTHER_NAMES = {
-    "batch_size": "training.batch_tokens",
     "dataset": "data.train",
     "lora_alpha": "method.alpha",
     "lora_dropout": "method.dropout",
+    "lora_r": "method.rank",
     "lr": "training.learning_rate",
     "lr_scheduler_type": "training.schedule",
     "max_length": "data.max_seq_len",
@@ -24,10 +24,12 @@ OTHER_NAMES = {
     "model": "base_model",
     "model_name_or_path": "base_model",
     "n_epochs": "training.epochs",
+    "metric_for_best_model": "training.best_metric",
     "num_epochs": "training.epochs",
     "num_train_epochs": "training.epochs",
     "r": "method.rank",
     "train_file": "data.train",
+    "per_device_train_batch_size": "training.batch_size",
     "warmup_steps": "training.warmup_ratio",
 }
 """What other tools call our fields."""

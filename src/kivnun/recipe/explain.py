@@ -1,8 +1,8 @@
 """The schema told to people and editors: field list, reference page, JSON Schema. Nothing here is written by hand."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import cast
 
@@ -14,6 +14,9 @@ from kivnun.recipe.schema import Recipe
 Schema = dict[str, object]
 
 _VARIANTS = {section.__name__ for section in (*METHOD_SECTIONS, *OBJECTIVE_SECTIONS)}
+
+TAGS = ("kind", "type")
+"""Fields whose value chooses the form of their group."""
 
 _TITLE = """# The recipe
 
@@ -35,8 +38,8 @@ class FieldDoc:
     """Whether it must be given, if its group is."""
     meaning: str
     """The docstring."""
-    variant: str | None
-    """The variant that has the field, such as `kind: lora`."""
+    kinds: tuple[str, ...] = ()
+    """The variants that have the field, such as `lora` and `qlora`; none where every form of its group has it."""
 
 
 def recipe_json_schema() -> Schema:
@@ -47,6 +50,12 @@ def recipe_json_schema() -> Schema:
         kind = _properties(section).get("kind")
         if kind is not None and section.get("title") in _VARIANTS:
             section["required"] = ["kind"]
+    # A kind alone is short for the objective with its defaults.
+    training = _properties(_definitions(schema)["TrainingSection"])
+    objective = training["objective"]
+    kinds = [_kind(group) for group in _groups(schema, objective)]
+    kept = {name: objective.pop(name) for name in ("default", "description") if name in objective}
+    training["objective"] = {"anyOf": [{"enum": kinds}, objective], **kept}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Kivnun recipe"
     return schema
@@ -59,7 +68,7 @@ def describe_fields(path: str = "") -> list[FieldDoc]:
         UserError: `recipe-invalid` when there is no such path.
     """
     schema = recipe_json_schema()
-    docs = list(_walk(schema, schema, "", None))
+    docs = _merge_variants(_walk(schema, schema, "", None))
     if not path:
         return docs
     found = [doc for doc in docs if doc.path == path or doc.path.startswith(f"{path}.")]
@@ -78,7 +87,7 @@ def reference_page(docs: Sequence[FieldDoc]) -> str:
     for doc in docs:
         name = f"**`{doc.path}`**" if doc.required else f"`{doc.path}`"
         default = f"`{doc.default}`" if doc.default is not None else ""
-        meaning = f"({doc.variant}) {doc.meaning}" if doc.variant else doc.meaning
+        meaning = f"(kind: {' or '.join(doc.kinds)}) {doc.meaning}" if doc.kinds else doc.meaning
         cells = (name, doc.type, default, meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return "\n".join([_TITLE, *rows]) + "\n"
@@ -87,7 +96,7 @@ def reference_page(docs: Sequence[FieldDoc]) -> str:
 def _walk(root: Schema, section: Schema, prefix: str, variant: str | None) -> Iterator[FieldDoc]:
     required = cast("list[str]", section.get("required", []))
     for name, field in _properties(section).items():
-        if name == "kind" and variant is not None:
+        if name in TAGS and variant is not None:
             continue  # told once, above its variants
         path = f"{prefix}{name}"
         groups = _groups(root, field)
@@ -98,20 +107,32 @@ def _walk(root: Schema, section: Schema, prefix: str, variant: str | None) -> It
             default=_show(field["default"]) if has_default else None,
             required=name in required,
             meaning=str(field.get("description", "")),
-            variant=variant,
+            kinds=(variant,) if variant else (),
         )
+        entries = _groups(root, cast("Schema", field.get("additionalProperties") or {})) if not groups else []
+        path, groups = (f"{path}.NAME", entries) if entries else (path, groups)
         if len(groups) > 1:
             yield _describe_kind(path, groups, field)
         for group in groups:
-            inner = f"kind: {_kind(group)}" if len(groups) > 1 else variant
+            inner = _kind(group) if len(groups) > 1 else variant
             yield from _walk(root, group, f"{path}.", inner)
+
+
+def _merge_variants(docs: Iterable[FieldDoc]) -> list[FieldDoc]:
+    """The fields, those that several variants share told once."""
+    merged: dict[FieldDoc, FieldDoc] = {}
+    for doc in docs:
+        shared = replace(doc, kinds=())
+        known = merged.get(shared)
+        merged[shared] = doc if known is None else replace(known, kinds=(*known.kinds, *doc.kinds))
+    return list(merged.values())
 
 
 def _describe_kind(path: str, groups: Sequence[Schema], field: Schema) -> FieldDoc:
     meaning = "; ".join(f"`{_kind(group)}`: {str(group.get('description', '')).rstrip('.')}" for group in groups) + "."
     default = cast("dict[str, str]", field.get("default") or {}).get("kind")
     kinds = " or ".join(f"`{_kind(group)}`" for group in groups)
-    return FieldDoc(f"{path}.kind", kinds, default, required=True, meaning=meaning, variant=None)
+    return FieldDoc(f"{path}.{_tag(groups[0])}", kinds, default, required=True, meaning=meaning)
 
 
 def _groups(root: Schema, field: Schema) -> list[Schema]:
@@ -166,8 +187,13 @@ def _definitions(root: Schema) -> dict[str, Schema]:
     return cast("dict[str, Schema]", root["$defs"])
 
 
+def _tag(group: Schema) -> str:
+    """The field by which a variant is recognised."""
+    return next(name for name in TAGS if "const" in _properties(group).get(name, {}))
+
+
 def _kind(group: Schema) -> str:
-    return str(_properties(group)["kind"]["const"])
+    return str(_properties(group)[_tag(group)]["const"])
 
 
 def _show(value: object) -> str:

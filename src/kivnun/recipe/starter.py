@@ -51,13 +51,12 @@ def starter_recipe(method: str = "lora") -> Recipe:
 def annotated_recipe(recipe: Recipe) -> str:
     """A recipe as YAML with the meaning of every field above it; fields without a value stand as comments."""
     values = {".".join(path): value for path, value in walk_fields(recipe)}
-    return (
-        "\n".join(["# `kivnun recipe check` checks this file.", *_lines(values, f"kind: {recipe.method.kind}")]) + "\n"
-    )
+    chosen = {recipe.method.kind, recipe.training.objective.kind}
+    return "\n".join(["# `kivnun recipe check` checks this file.", *_lines(values, chosen)]) + "\n"
 
 
-def _lines(values: Mapping[str, object], variant: str) -> Iterator[str]:
-    docs = [doc for doc in describe_fields() if doc.variant in (None, variant)]
+def _lines(values: Mapping[str, object], chosen: set[str]) -> Iterator[str]:
+    docs = [doc for doc in describe_fields() if not doc.kinds or chosen & set(doc.kinds)]
     for doc in docs:
         depth = doc.path.count(".")
         indent = "  " * depth
