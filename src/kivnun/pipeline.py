@@ -19,7 +19,7 @@ import torch
 
 from kivnun.data.check_counts import count_checks
 from kivnun.data.encode import Encoder
-from kivnun.data.folder import Dataset, read_dataset, write_dataset
+from kivnun.data.folder import Dataset, read_dataset, sample_rows, write_dataset
 from kivnun.data.preflight import PAGE_NAME, check_before_training, require_no_errors, write_check
 from kivnun.data.prepare import tokenize_splits
 from kivnun.data.reading import read_conversations, read_data
@@ -27,11 +27,12 @@ from kivnun.evaluation.metrics import rows_right
 from kivnun.evaluation.results import BASE, TUNED
 from kivnun.evaluation.runner import EvalRow, answer_rows
 from kivnun.evaluation.stage import Answers, eval_rows, require_answers_fit, score_answers
+from kivnun.evaluation.while_training import score_while_training
 from kivnun.generation.engine import Generation
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.inputs import RunInputs, find_inputs, fit_context, write_run_lock
 from kivnun.methods import BaseModelName, load_tuned, make_method, require_mergeable
-from kivnun.models.attention import use_packed_attention, use_standard_attention
+from kivnun.models.attention import standard_attention, use_packed_attention, use_standard_attention
 from kivnun.models.load import load_model, load_tokenizer, move_model
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
@@ -43,13 +44,15 @@ from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.schema import EvaluationSection, NewModel, OptimizationSection, Recipe
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
 from kivnun.runs import Run, content_hash, library_versions, stage_done, stage_key, write_stage
+from kivnun.runs.ending import endings_logged
+from kivnun.tracking import open_trackers
 from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import make_plan
 from kivnun.training.objectives import make_objective
 from kivnun.training.optimizer import make_master_weights
 from kivnun.training.score import row_losses
 from kivnun.training.stage import Checkpoints, Job, train
-from kivnun.training.validation import Validation
+from kivnun.training.validation import Measure, Validation
 
 Log = Callable[[str, Mapping[str, object]], None]
 
@@ -105,12 +108,26 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
         UserError: Whatever the user can mend; finished stages stay, and the same call goes on after them.
     """
 
-    def log(event: str, fields: Mapping[str, object]) -> None:
+    def say(event: str, fields: Mapping[str, object]) -> None:
         run.log(event, fields)
         show(event, fields)
 
-    context = Context(run, find_inputs(loaded), log)
-    recipe = context.recipe
+    with endings_logged(say), open_trackers(loaded.recipe, run.folder, say) as trackers:
+
+        def log(event: str, fields: Mapping[str, object]) -> None:
+            say(event, fields)
+            trackers.track(event, fields)
+
+        return run_stages(Context(run, find_inputs(loaded), log))
+
+
+def run_stages(context: Context) -> RunResults:
+    """Every stage in order; what later ones would refuse is refused before the training.
+
+    Raises:
+        UserError: Whatever the user can mend.
+    """
+    recipe, run = context.recipe, context.run
     base = make_base(context)
     write_run_lock(run, context.inputs, base, device=str(pick_device()))
     if recipe.optimization is not None:
@@ -131,7 +148,7 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
         optimize_model(context, folders, dataset, recipe.optimization)
     results = read_results(run.folder, recipe)
     write_report(results, recipe)
-    log("run_finished", {"report": str(results.report)})
+    context.log("run_finished", {"report": str(results.report)})
     return results
 
 
@@ -197,7 +214,7 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
     dtype = pick_dtype(settings.precision, device)
     inputs: dict[str, object] = {
         "method": recipe.method.model_dump(mode="json"),
-        "training": settings.model_dump(mode="json"),
+        "training": settings.model_dump(mode="json", exclude={"report_to"}),
         "dtype": str(dtype),
         "dataset": content_hash(dataset.folder),
         "base_model": base.content_hash,
@@ -210,8 +227,15 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         move_model(model, device)
         use_packed_attention(model)
         weights = make_master_weights(model, settings)
-        validation = Validation(dataset.table("validation"))
-        job = Job(model, weights, dataset.table("train"), validation, settings, make_objective(settings.objective))
+        job = Job(
+            model,
+            weights,
+            dataset.table("train"),
+            Validation(dataset.table("validation"), _make_measure(recipe, model, dataset, base)),
+            settings,
+            make_objective(settings.objective),
+            describe_row=dataset.describe_row,
+        )
         plan = make_plan(job.rows.lengths(), settings)
         description = {
             "device": str(device),
@@ -231,6 +255,28 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         dataset.template.save(folder)
 
     return context.stage("model", inputs, make, parents=("dataset",))
+
+
+def _make_measure(recipe: Recipe, model: Model, dataset: Dataset, base: ResolvedModel) -> Measure | None:
+    """What a validation measures by generating answers: always for the same rows, drawn by the recipe's seed."""
+    names = recipe.training.validation_metrics
+    if not names:
+        return None
+    rows = sample_rows(dataset.rows("validation"), recipe.training.validation_rows, seed=recipe.training.seed)
+    encoder = Encoder(load_tokenizer(base.folder))
+    longest = max((len(encoder.encode_prompt(row.answer)) for row in rows), default=0) + 1
+    room = recipe.evaluation.max_new_tokens if recipe.evaluation else longest
+
+    def measure() -> dict[str, float]:
+        model.eval()
+        with standard_attention(model):
+            engine = TorchEngine(model, pad_id=encoder.end_id)
+            prompts = [row.prompt_ids for row in rows]
+            answers = engine.generate(prompts, max_new_tokens=room, stop_ids=dataset.stop_ids)
+        texts = [encoder.decode(answer.token_ids) for answer in answers]
+        return score_while_training(names, texts, [row.answer for row in rows])
+
+    return measure
 
 
 def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, settings: EvaluationSection) -> Path:

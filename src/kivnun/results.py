@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -84,7 +83,7 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
     events = read_events(results.folder / "events.jsonl")
     training = training_events(events)
     validations = _curve(training, "validation")
-    best = min(validations, key=lambda point: point[1], default=None)
+    best = _best_step(training)
     evaluation = results.evaluation
     page = ReportInput(
         title=recipe.name or results.folder.name,
@@ -94,7 +93,7 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         lock=cast("Mapping[str, object]", json.loads((results.folder / "run.lock.json").read_text("utf-8"))),
         train_losses=_curve(training, "step"),
         validation_losses=validations,
-        best_step=None if best is None else best[0],
+        best_step=best,
         scores=evaluation.scores if evaluation else (),
         comparison=evaluation.comparison if evaluation else None,
         outcomes=evaluation.outcomes if evaluation else None,
@@ -135,6 +134,12 @@ def training_events(events: Sequence[Event]) -> list[Event]:
     return kept
 
 
+def _best_step(events: Sequence[Event]) -> int | None:
+    """The step whose weights were kept."""
+    best = [event["step"] for event in events if event["event"] == "validation" and event["best"]]
+    return int(cast("int", best[-1])) if best else None
+
+
 def _curve(events: Sequence[Event], kind: str) -> list[tuple[int, float]]:
     """Step and loss; a step that was repeated after a resumption counts once."""
     points = {
@@ -167,7 +172,5 @@ def _warnings(events: Sequence[Event], training: Sequence[Event]) -> list[str]:
         for event in training
         if event["event"] == "checkpoint_damaged"
     ]
-    losses = [loss for _, loss in _curve(training, "validation")]
-    if len(losses) >= 3 and all(later > earlier for earlier, later in pairwise(losses[-3:])):
-        notes.append("validation loss rose twice at the end: the model began to overfit; the best step was kept")
+    notes += [str(event["words"]) for event in training if event["event"] == "overfitting"]
     return list(dict.fromkeys(notes))

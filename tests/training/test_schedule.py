@@ -29,6 +29,17 @@ def test_cosine_by_hand():
     assert rates(5, schedule="cosine", warmup_ratio=0.2) == pytest.approx([1, 0.853553391, 0.5, 0.146446609, 0])
 
 
+def test_warmup_stable_decay_by_hand():
+    assert rates(10, schedule="wsd", warmup_ratio=0.2, decay_ratio=0.4) == pytest.approx(
+        [0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    )
+    assert rates(10, schedule="wsd", warmup_ratio=0) == pytest.approx([1] * 8 + [0.5, 0])
+
+
+def test_without_a_decay_wsd_stays_at_the_peak():
+    assert rates(4, schedule="wsd", warmup_ratio=0, decay_ratio=0.0) == [1] * 4
+
+
 def test_constant_by_hand():
     assert rates(4, schedule="constant", warmup_ratio=0.5) == pytest.approx([0.5, 1, 1, 1])
 
@@ -40,7 +51,7 @@ def test_a_warm_up_of_less_than_a_step_is_one_step():
 @given(
     num_steps=st.integers(1, 300),
     warmup_ratio=st.floats(0, 0.99),
-    schedule=st.sampled_from(["linear", "cosine", "constant"]),
+    schedule=st.sampled_from(["linear", "cosine", "constant", "wsd"]),
     final=st.floats(0, 1),
 )
 def test_every_schedule_rises_once_and_never_again(num_steps: int, warmup_ratio: float, schedule: str, final: float):

@@ -104,6 +104,8 @@ WORDS = {
     "resumed": "  going on after step {step}",
     "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
     "early_stop": "  stopped early after step {step}: best was step {best_step}",
+    "overfitting": "  warning: {words}",
+    "tracker_failed": "  warning: {tracker} failed and is off, the training goes on: {problem}",
     "interrupted": "  stopped; step {step} is saved",
     "answering": "  {model} model answers {num_rows} test rows",
     "parity": "  {name}: {identical}/{num_prompts} answers identical, {ties} ties, {different} different",
@@ -117,8 +119,14 @@ def say_event(event: str, fields: Mapping[str, object]) -> str | None:
     if event == "dataset":
         return _say_dataset(fields)
     if event == "validation":
-        return f"  step {fields['step']}: validation loss {fields['loss']:.4f}{' (best)' if fields['best'] else ''}"
+        return _say_validation(fields)
     return WORDS[event].format_map(fields) if event in WORDS else None
+
+
+def _say_validation(fields: Mapping[str, object]) -> str:
+    others = [f"{name} {value:.4f}" for name, value in fields.items() if name not in {"step", "loss", "best"}]
+    words = ", ".join([f"validation loss {fields['loss']:.4f}", *others])
+    return f"  step {fields['step']}: {words}{' (best)' if fields['best'] else ''}"
 
 
 def say_training(fields: Mapping[str, object]) -> str:

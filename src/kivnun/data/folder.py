@@ -1,15 +1,17 @@
 """The `dataset/` folder of a run: the splits as rows that a person can read and as token tables."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 
 from kivnun.data.prepare import PreparedData, PreparedRow
 from kivnun.data.split import SPLITS
 from kivnun.data.template import PromptTemplate, load_template
+from kivnun.data.text_pairs import write_prompt
 from kivnun.data.tokens import TokenTable, load_table, save_table
 
 SUMMARY_NAME = "summary.json"
@@ -45,6 +47,7 @@ class Dataset:
     stop_ids: frozenset[int]
     dropped: Mapping[str, int]
     repeated: Mapping[str, int]
+    labels: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, object]:
         """Counts of rows and tokens per split, and what was left out."""
@@ -59,6 +62,11 @@ class Dataset:
         lines = (self.folder / f"{split}.jsonl").read_bytes().splitlines()
         return [StoredRow(**{**row, "prompt_ids": tuple(row["prompt_ids"])}) for row in map(orjson.loads, lines)]
 
+    def describe_row(self, number: int, split: str = "train") -> dict[str, object]:
+        """What a person wants to see of one row: where it stands, and its texts."""
+        row = self.rows(split)[number]
+        return {"where": row.where, "prompt": row.prompt, "answer": row.answer}
+
     def prompt_rows(self, limit: int) -> list[StoredRow]:
         """Up to `limit` rows to ask a model about: the test rows, or others where the recipe keeps none.
 
@@ -72,6 +80,14 @@ class Dataset:
         cuts = [min(64, max(1, table.length(number) // 2)) for number in range(len(rows))]
         prompts = [tuple(table.input_ids(number)[:cut].tolist()) for number, cut in enumerate(cuts)]
         return [replace(row, prompt_ids=prompt) for row, prompt in zip(rows, prompts, strict=True)]
+
+
+def sample_rows(rows: Sequence[StoredRow], limit: int, *, seed: int) -> list[StoredRow]:
+    """At most `limit` rows, drawn by a seed and in their own order: files are often sorted by label."""
+    if len(rows) <= limit:
+        return list(rows)
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))[:limit]
+    return [rows[number] for number in sorted(chosen.tolist())]
 
 
 def write_dataset(prepared: PreparedData, folder: Path, about: Mapping[str, object] | None = None) -> None:
@@ -96,6 +112,7 @@ def write_dataset(prepared: PreparedData, folder: Path, about: Mapping[str, obje
         "dropped": dict(prepared.dropped),
         "repeated": dict(prepared.repeated),
         "stop_ids": sorted(prepared.stop_ids),
+        **({"labels": list(prepared.labels)} if prepared.labels else {}),
         **(about or {}),
     }
     (folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -105,7 +122,8 @@ def read_dataset(folder: Path) -> Dataset:
     """Open a finished `dataset/` folder."""
     summary = read_summary(folder)
     stop_ids = frozenset(summary["stop_ids"])
-    return Dataset(folder, load_template(folder), stop_ids, summary["dropped"], summary.get("repeated", {}))
+    dropped, repeated, labels = summary["dropped"], summary.get("repeated", {}), tuple(summary.get("labels", ()))
+    return Dataset(folder, load_template(folder), stop_ids, dropped, repeated, labels)
 
 
 def read_summary(folder: Path) -> dict:  # type: ignore[type-arg]
@@ -115,14 +133,12 @@ def read_summary(folder: Path) -> dict:  # type: ignore[type-arg]
 
 def _row_line(row: PreparedRow) -> bytes:
     conversation = row.conversation
-    asked = conversation.messages[: conversation.answer_turn]
-    prompt = asked[0].content if len(asked) == 1 else "\n".join(f"{turn.role}: {turn.content}" for turn in asked)
     return orjson.dumps(
         {
             "id": conversation.content_hash,
             "where": conversation.where,
             "fields": dict(conversation.fields),
-            "prompt": prompt,
+            "prompt": write_prompt(conversation),
             "answer": conversation.answer,
             "prompt_ids": row.prompt_ids,
         }

@@ -29,6 +29,9 @@ class Progress:
         num_tokens: Real tokens trained on.
         seconds: Wall time spent in steps.
         micro_batch_tokens: Most tokens that were computed at once, so that a resumed run cuts its batches alike.
+        loss_sum: Training losses added up since the latest validation.
+        loss_steps: How many they are.
+        history: (step, mean training loss, validation loss) of every validation.
     """
 
     step: int = 0
@@ -38,6 +41,9 @@ class Progress:
     num_tokens: int = 0
     seconds: float = 0.0
     micro_batch_tokens: int | None = None
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    history: tuple[tuple[int, float, float], ...] = ()
 
 
 def save_checkpoint(run_dir: Path, weights: MasterWeights, progress: Progress, *, key: str) -> Path:
@@ -69,7 +75,8 @@ def load_checkpoint(folder: Path, weights: MasterWeights) -> Progress:
         UserError: `artifact-damaged`, or `run-missing` without the best one; the weights are as they were.
     """
     key = verify_artifact(folder).key
-    progress = Progress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
+    stored = json.loads((folder / _PROGRESS).read_text("utf-8"))
+    progress = Progress(**{**stored, "history": tuple(map(tuple, stored["history"]))})
     if progress.best_step is not None and progress.best_step != progress.step:
         best = folder.with_name(name_of(progress.best_step))
         if verify_artifact(best).key != key:

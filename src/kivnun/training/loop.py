@@ -20,6 +20,7 @@ from kivnun.data.packing import PackedBatch, pack, plan_epoch, split_to_fit
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.recipe.training import TrainingSection
+from kivnun.training.bad_batch import require_finite
 from kivnun.training.objectives.base import Objective
 from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
@@ -160,7 +161,7 @@ def fit(  # noqa: PLR0913 - each is a part that the caller made
         parallel: The processes that share the work.
 
     Raises:
-        UserError: `loss-not-finite`, before the weights are touched, naming the step and its rows.
+        NotFiniteError: Before the weights are touched, naming the step and its rows.
     """
     objective = objective or Supervised()
     for step, (epoch, rows) in enumerate(plan.batches(start_step), start=start_step):
@@ -170,10 +171,10 @@ def fit(  # noqa: PLR0913 - each is a part that the caller made
         parts = split_to_fit(rows, plan.lengths, num_parts=num_parts, max_tokens=micro_batch_tokens)
         batches = [pack(table, part) for part in parallel.share(parts)]
         sums = parallel.sum_step(_add_gradients(model, weights, objective, batches, settings.seed, step))
-        _require_finite("loss", sums.loss, step, rows)
+        require_finite("loss", sums.loss, step + 1, rows)
         parallel.sum_gradients(weights)
         grad_norm = weights.scale_and_clip(1 / max(sums.count, 1e-12), settings.max_grad_norm)
-        _require_finite("gradient norm", grad_norm, step, rows)
+        require_finite("gradient norm", grad_norm, step + 1, rows)
         learning_rate = learning_rate_at(step, plan.num_steps, settings)
         weights.step(learning_rate)
         yield StepReport(
@@ -219,13 +220,3 @@ def _add_gradients(
 def seed_step(seed: int, step: int) -> None:
     """Seed torch for one step."""
     torch.manual_seed(seed * 1_000_003 + step)
-
-
-def _require_finite(what: str, value: float, step: int, rows: list[int]) -> None:
-    if not math.isfinite(value):
-        raise UserError(
-            "loss-not-finite",
-            f"the {what} of step {step + 1} is {value}",
-            details=[f"training rows of the step: {', '.join(map(str, rows[:10]))}{' ...' if len(rows) > 10 else ''}"],
-            hint="lower training.learning_rate; if it happens on step 1, the base model's own weights are not finite",
-        )

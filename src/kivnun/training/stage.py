@@ -10,6 +10,7 @@ from torch import nn
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.recipe.training import TrainingSection
+from kivnun.training.bad_batch import DescribeRow, NotFiniteError, write_bad_batch
 from kivnun.training.checkpoint import (
     FOLDER,
     Progress,
@@ -24,6 +25,7 @@ from kivnun.training.loop import Plan, StepReport, fit, make_plan
 from kivnun.training.objectives.base import Objective
 from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
+from kivnun.training.overfitting import LossPair, describe_overfitting
 from kivnun.training.validation import Validation, judge, mean_loss, patience_is_over
 
 SAVE_EVERY_SECONDS = 300.0
@@ -44,6 +46,7 @@ class Job:
         objective: What is learnt.
         settings: The recipe's `training` section.
         micro_batch_tokens: Most tokens that are computed at once; whole batches if None.
+        describe_row: What to show of a training row whose loss is not finite.
     """
 
     model: nn.Module
@@ -53,6 +56,7 @@ class Job:
     settings: TrainingSection
     objective: Objective = field(default_factory=Supervised)
     micro_batch_tokens: int | None = None
+    describe_row: DescribeRow | None = None
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,23 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
         UserError: `loss-not-finite`, `disk-full` or `artifact-damaged`.
         KeyboardInterrupt: After Ctrl-C, when the step is finished and saved.
     """
-    settings, weights = job.settings, job.weights
-    plan = make_plan(job.rows.lengths(), settings)
     job = start(job)
-    progress = _resume(weights, checkpoints, log)
+    progress = _resume(job.weights, checkpoints, log)
     log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
+    try:
+        progress = _take_steps(job, progress, checkpoints, log)
+    except NotFiniteError as error:
+        parts = {"model": job.model, "objective": job.objective, "table": job.rows, "describe_row": job.describe_row}
+        raise write_bad_batch(checkpoints.run_dir, error, **parts) from error
+    if progress.best_step is not None and progress.best_step != progress.step:
+        load_checkpoint(checkpoints.run_dir / FOLDER / name_of(progress.best_step), job.weights)
+    return progress
+
+
+def _take_steps(job: Job, progress: Progress, checkpoints: Checkpoints, log: Log) -> Progress:
+    """The steps that are left, with what is due after each."""
+    settings = job.settings
+    plan = make_plan(job.rows.lengths(), settings)
     validate_every = settings.validate_every_steps or plan.epoch_steps
     saved_at = time.monotonic()
     stopped = patience_is_over(progress, settings)
@@ -93,7 +109,7 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
                 stopped = patience_is_over(progress, settings)
             halted = interrupted()
             if is_best or is_last or stopped or halted or _is_time_to_save(settings, report.step, saved_at):
-                _save(weights, progress, checkpoints, keep=settings.keep_checkpoints)
+                _save(job.weights, progress, checkpoints, keep=settings.keep_checkpoints)
                 log("checkpoint", {"step": progress.step, "best": is_best})
                 saved_at = time.monotonic()
             if halted:
@@ -102,8 +118,6 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
             if stopped:
                 log("early_stop", {"step": progress.step, "best_step": progress.best_step})
                 break
-    if progress.best_step is not None and progress.best_step != progress.step:
-        load_checkpoint(checkpoints.run_dir / FOLDER / name_of(progress.best_step), weights)
     return progress
 
 
@@ -135,7 +149,13 @@ def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
     metrics |= validation.measure() if validation.measure is not None else {}
     progress, is_best = judge(progress, metrics, job.settings)
     log("validation", {"step": progress.step, "best": is_best, **metrics})
-    return progress, is_best
+    train_loss = progress.loss_sum / max(progress.loss_steps, 1)
+    history = (*progress.history, (progress.step, train_loss, metrics["loss"]))
+    pairs = [LossPair(*entry) for entry in history]
+    words = describe_overfitting(pairs)
+    if words is not None and describe_overfitting(pairs[:-1]) is None:
+        log("overfitting", {"step": progress.step, "words": words})
+    return replace(progress, history=history, loss_sum=0.0, loss_steps=0), is_best
 
 
 def _resume(weights: MasterWeights, checkpoints: Checkpoints, log: Log) -> Progress:
@@ -158,6 +178,8 @@ def _advance(progress: Progress, report: StepReport) -> Progress:
         progress,
         step=report.step,
         num_tokens=progress.num_tokens + report.num_tokens,
+        loss_sum=progress.loss_sum + report.loss,
+        loss_steps=progress.loss_steps + 1,
         seconds=progress.seconds + report.seconds,
     )
 
