@@ -48,6 +48,7 @@ from kivnun.runs.ending import endings_logged
 from kivnun.tracking import open_trackers
 from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import make_plan
+from kivnun.training.memory import recompute_layers
 from kivnun.training.objectives import make_objective
 from kivnun.training.optimizer import make_master_weights
 from kivnun.training.score import row_losses
@@ -191,7 +192,7 @@ def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
         checks = count_checks(report)
         context.log("data_checked", {**checks, "seconds": round(report.seconds, 3)})
         require_no_errors(report, recipe=path)
-        prepared = tokenize_splits(read.template, read.splits, data, encoder)
+        prepared = tokenize_splits(read.template, read.splits, data, encoder, recipe.training.objective)
         dropped = {**read.left_out, **prepared.dropped}
         about = {"formats": read.formats, "notes": read.notes, "checks": checks}
         write_dataset(replace(prepared, dropped=dropped), folder, about)
@@ -226,6 +227,8 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         method.prepare(model, generator=torch.Generator().manual_seed(settings.seed))
         move_model(model, device)
         use_packed_attention(model)
+        if settings.gradient_checkpointing:
+            recompute_layers(model)
         weights = make_master_weights(model, settings)
         job = Job(
             model,

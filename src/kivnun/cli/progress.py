@@ -104,6 +104,7 @@ WORDS = {
     "resumed": "  going on after step {step}",
     "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
     "early_stop": "  stopped early after step {step}: best was step {best_step}",
+    "micro_batch": "  memory ran out: from step {step} on {micro_batch_tokens} tokens are computed at once",
     "overfitting": "  warning: {words}",
     "tracker_failed": "  warning: {tracker} failed and is off, the training goes on: {problem}",
     "interrupted": "  stopped; step {step} is saved",
@@ -118,6 +119,10 @@ def say_event(event: str, fields: Mapping[str, object]) -> str | None:
         return f"[{fields['stage']}] {STAGE_WORDS.get(str(fields['stage']), '')} ..."
     if event == "dataset":
         return _say_dataset(fields)
+    if event == "memory_measured":
+        room = fields["micro_batch_tokens"]
+        words = "a whole batch fits" if room is None else f"{room:,} tokens are computed at once"
+        return f"  memory: {int(cast('int', fields['free_bytes'])) / 2**30:.1f} GiB free; {words}"
     if event == "validation":
         return _say_validation(fields)
     return WORDS[event].format_map(fields) if event in WORDS else None

@@ -8,11 +8,13 @@ Shapes: N packed tokens, G documents of one group, T longest document of the gro
 in the products also B = G x key heads, R query heads per key head, Q = R x queries of a block, K keys seen by a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import cast
+from typing import Protocol, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812 - the name of the field
 from transformers import AttentionInterface
 
 from kivnun.errors import UserError
+from kivnun.models.prefixed_attention import attend_after_prefix
 
 NAME = "kivnun_documents"
 # Within a group the longest document is at most this many times the shortest: bounds the padded work.
@@ -55,10 +58,31 @@ class DocumentGroup:
 
 @dataclass(frozen=True)
 class DocumentGroups:
-    """How a packed row of documents is cut for attention; built once a batch and used by every layer."""
+    """How a packed row of documents is cut for attention; built once a batch and used by every layer.
+
+    Attributes:
+        groups: The groups in packed order.
+        longest: Length of the longest document.
+        recorded: Where to note what each attention module hands to `attend_documents`, or None.
+    """
 
     groups: tuple[DocumentGroup, ...]
     longest: int
+    recorded: dict[nn.Module, dict[str, object]] | None = None
+
+
+class PackedDecoder(Protocol):
+    """Another way to run a model on packed rows."""
+
+    def hidden_states(
+        self, input_ids_N: Tensor, position_ids_N: Tensor, groups: DocumentGroups, wanted_M: Tensor | None
+    ) -> Tensor:
+        """The last hidden states of all positions (N, C), or of the wanted ones (M, C)."""
+        ...
+
+
+DECODERS: WeakKeyDictionary[nn.Module, PackedDecoder] = WeakKeyDictionary()
+"""The models that `packed_hidden_states` runs in another way than transformers does."""
 
 
 def group_documents(lengths: Sequence[int], device: torch.device | str = "cpu") -> DocumentGroups:
@@ -114,7 +138,7 @@ def attend_documents(  # noqa: PLR0913, PLR0917 - transformers' signature
     """Causal attention inside each document of a packed row; transformers' attention-function signature.
 
     Args:
-        module: The attention layer (unused, part of the signature).
+        module: The attention layer.
         query: Shape (1, H, N, D).
         key: Shape (1, H_kv, N, D).
         value: Shape (1, H_kv, N, D).
@@ -133,12 +157,24 @@ def attend_documents(  # noqa: PLR0913, PLR0917 - transformers' signature
         UserError: `stage-unsupported` for soft-capping or sinks, or where the architecture does not hand the documents
             on: silently leaving them out would train another model.
     """
-    del module, attention_mask
+    del attention_mask
     if document_groups is None:
         raise _unsupported("the architecture does not tell its attention where documents end")
     if softcap is not None or s_aux is not None:
         raise _unsupported("packed attention does not compute soft-capping or attention sinks")
+    if key.shape[2] > query.shape[2]:
+        return attend_after_prefix(
+            query,
+            key,
+            value,
+            document_groups=document_groups,
+            scaling=scaling,
+            dropout=dropout,
+            sliding_window=sliding_window,
+        ), None
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if document_groups.recorded is not None:
+        document_groups.recorded[module] = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window}
     pieces: list[Tensor] = []
     for group in document_groups.groups:
         q_GHTD, k_GHTD, v_GHTD = (_cut(tensor, group) for tensor in (query, key, value))
@@ -245,19 +281,30 @@ def use_packed_attention(model: nn.Module) -> None:
         raise _unsupported(f"{name} takes no part in transformers' attention interface")
     model.eval()
     documents = _probe_documents(model)
-    packed = _packed_logits(model, documents)
+    packed = _packed_logits(model)
     _switch(model, "eager" if own == NAME else own)
     alone = _own_logits(model, documents)
     _switch(model, NAME)
     model.train(was_training)
-    tolerance = PROBE_TOLERANCE if next(model.parameters()).dtype == torch.float32 else PROBE_TOLERANCE_HALF
     error, scale = float((packed - alone).norm()), float(alone.norm())
-    if not error <= tolerance * scale:
+    if not error <= probe_tolerance(model) * scale:
         raise _unsupported(f"{name} gives other logits for packed rows, apart by {error:.3g} of {scale:.3g}")
 
 
 def _switch(model: nn.Module, implementation: str) -> None:
     model.set_attn_implementation(implementation)  # type: ignore[operator]
+
+
+def probe_batch(model: nn.Module) -> tuple[Tensor, Tensor, DocumentGroups]:
+    """Ids, positions and groups of two short documents, by which two ways to run a model are compared."""
+    documents = _probe_documents(model)
+    positions = torch.cat([torch.arange(len(ids), device=ids.device) for ids in documents])
+    return torch.cat(documents), positions, group_documents(PROBE_LENGTHS, documents[0].device)
+
+
+def probe_tolerance(model: nn.Module) -> float:
+    """Relative error of the probe that rounding explains."""
+    return PROBE_TOLERANCE if next(model.parameters()).dtype == torch.float32 else PROBE_TOLERANCE_HALF
 
 
 def _probe_documents(model: nn.Module) -> tuple[Tensor, ...]:
@@ -272,15 +319,12 @@ def _own_logits(model: nn.Module, documents: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def _packed_logits(model: nn.Module, documents: Sequence[Tensor]) -> Tensor:
-    weight = model.get_output_embeddings().weight  # type: ignore[operator]
-    positions = torch.cat([torch.arange(len(ids), device=weight.device) for ids in documents])
-    groups = group_documents([len(ids) for ids in documents], weight.device)
+def _packed_logits(model: nn.Module) -> Tensor:
     try:
-        hidden_NC = packed_hidden_states(model, torch.cat(list(documents)), positions, groups)
+        hidden_NC = packed_hidden_states(model, *probe_batch(model))
     except TypeError as error:
         raise _unsupported(f"{type(model).__name__} does not take packed rows: {error}") from error
-    return (hidden_NC @ weight.T).float()
+    return (hidden_NC @ model.get_output_embeddings().weight.T).float()  # type: ignore[operator]
 
 
 def _unsupported(problem: str) -> UserError:
@@ -291,19 +335,51 @@ def _unsupported(problem: str) -> UserError:
     )
 
 
+@contextmanager
+def standard_attention(model: nn.Module) -> Iterator[None]:
+    """Let a model that trains on packed rows generate for a while, and switch it back."""
+    use_standard_attention(model)
+    try:
+        # Decoding has a new shape with every token; compiling each of them would take longer than it saves.
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        _switch(model, NAME)
+
+
 def use_standard_attention(model: nn.Module) -> None:
     """Switch a model back to torch's own attention, for generating."""
     model.set_attn_implementation("sdpa")  # type: ignore[operator]
 
 
 def packed_hidden_states(
-    model: nn.Module, input_ids_N: Tensor, position_ids_N: Tensor, groups: DocumentGroups
+    model: nn.Module,
+    input_ids_N: Tensor,
+    position_ids_N: Tensor,
+    groups: DocumentGroups,
+    wanted_M: Tensor | None = None,
 ) -> Tensor:
-    """The last hidden states (N, C) of a packed row, before the language-model head."""
+    """The last hidden states of a packed row, before the language-model head.
+
+    Args:
+        model: A model with packed attention switched on.
+        input_ids_N: The packed ids.
+        position_ids_N: Their positions, from 0 in each document.
+        groups: The cut made by `group_documents`.
+        wanted_M: Positions whose hidden states are asked for, each once, in rising order; None for all. Asking for
+            few saves most of the last layer's work.
+
+    Returns:
+        Shape (N, C), or (M, C).
+    """
+    decoder = DECODERS.get(model)
+    if decoder is not None:
+        return decoder.hidden_states(input_ids_N, position_ids_N, groups, wanted_M)
     output = model.base_model(  # type: ignore[operator]
         input_ids=input_ids_N.unsqueeze(0),
         position_ids=position_ids_N.unsqueeze(0),
         use_cache=False,
         document_groups=groups,
     )
-    return output.last_hidden_state[0]
+    hidden_NC = output.last_hidden_state[0]
+    return hidden_NC if wanted_M is None else hidden_NC.index_select(0, wanted_M)

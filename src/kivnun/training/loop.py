@@ -21,6 +21,7 @@ from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.bad_batch import require_finite
+from kivnun.training.memory import is_out_of_memory, out_of_memory
 from kivnun.training.objectives.base import Objective
 from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
@@ -45,6 +46,7 @@ class StepReport:
         num_tokens: Real tokens processed.
         num_targets: Trained tokens among them.
         seconds: Wall time of the step.
+        micro_batch_tokens: Most tokens that were computed at once; None where whole batches were.
         metrics: What the objective reports beside its loss.
     """
 
@@ -57,6 +59,7 @@ class StepReport:
     num_tokens: int
     num_targets: int
     seconds: float
+    micro_batch_tokens: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def to_event(self) -> dict[str, object]:
@@ -162,15 +165,16 @@ def fit(  # noqa: PLR0913 - each is a part that the caller made
 
     Raises:
         NotFiniteError: Before the weights are touched, naming the step and its rows.
+        UserError: `memory-full`, where no smaller micro-batch is allowed or possible.
     """
     objective = objective or Supervised()
     for step, (epoch, rows) in enumerate(plan.batches(start_step), start=start_step):
         started = time.perf_counter()
         model.train()  # the caller may have validated in between
-        num_parts = settings.gradient_accumulation_steps * parallel.world_size
-        parts = split_to_fit(rows, plan.lengths, num_parts=num_parts, max_tokens=micro_batch_tokens)
-        batches = [pack(table, part) for part in parallel.share(parts)]
-        sums = parallel.sum_step(_add_gradients(model, weights, objective, batches, settings.seed, step))
+        own, micro_batch_tokens = _add_gradients(
+            Step(step, rows, plan.lengths, settings), model, weights, objective, table, parallel, micro_batch_tokens
+        )
+        sums = parallel.sum_step(own)
         require_finite("loss", sums.loss, step + 1, rows)
         parallel.sum_gradients(weights)
         grad_norm = weights.scale_and_clip(1 / max(sums.count, 1e-12), settings.max_grad_norm)
@@ -187,23 +191,66 @@ def fit(  # noqa: PLR0913 - each is a part that the caller made
             num_tokens=sums.num_tokens,
             num_targets=sums.num_targets,
             seconds=time.perf_counter() - started,
+            micro_batch_tokens=micro_batch_tokens,
             metrics={name: value / max(sums.count, 1e-12) for name, value in sums.metrics.items()},
         )
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan, and the settings by which it is cut.
+
+    Attributes:
+        number: 0 for the first.
+        rows: Its rows.
+        lengths: Tokens of every row of the table.
+        settings: The recipe's `training` section.
+    """
+
+    number: int
+    rows: list[int]
+    lengths: list[int]
+    settings: TrainingSection
+
+
 def _add_gradients(
+    step: Step,
     model: nn.Module,
     weights: MasterWeights,
     objective: Objective,
-    batches: Sequence[PackedBatch],
-    seed: int,
-    step: int,
+    table: TokenTable,
+    parallel: Parallel,
+    micro_batch_tokens: int | None,
+) -> tuple[StepSums, int | None]:
+    """Add the gradients of a step to the masters; where memory runs out, again in smaller micro-batches."""
+    num_parts = step.settings.gradient_accumulation_steps * parallel.world_size
+    while True:
+        parts = split_to_fit(step.rows, step.lengths, num_parts=num_parts, max_tokens=micro_batch_tokens)
+        batches = [pack(table, part) for part in parallel.share(parts)]
+        try:
+            return _compute(step, model, weights, objective, batches), micro_batch_tokens
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            tokens, num_rows = max((batch.num_tokens, len(batch.rows)) for batch in batches)
+            is_auto = step.settings.micro_batch_tokens == "auto"
+            if not is_auto or num_rows == 1 or parallel.world_size > 1:
+                raise out_of_memory(tokens, step=step.number + 1, num_rows=num_rows, is_auto=is_auto) from error
+        # Outside of the handler, where the exception no longer holds the tensors of the failed attempt.
+        model.zero_grad(set_to_none=True)
+        weights.clear_gradients()
+        torch.cuda.empty_cache()
+        micro_batch_tokens = max(tokens // 2, 1)
+
+
+def _compute(
+    step: Step, model: nn.Module, weights: MasterWeights, objective: Objective, batches: Sequence[PackedBatch]
 ) -> StepSums:
-    """Add the gradients of a step's micro-batches to the masters."""
+    """Forward and backward of every micro-batch of this process."""
     # Random numbers (dropout) depend on seed and step alone, so that a resumed run draws the same ones.
-    seed_step(seed, step)
+    seed_step(step.settings.seed, step.number)
     prepared = objective.prepare_step(model, batches)
-    seed_step(seed, step)
+    seed_step(step.settings.seed, step.number)
     loss, count, metrics = 0.0, 0.0, dict[str, float]()
     for batch, known in zip(batches, prepared, strict=True):
         batch_loss = objective.loss(model, batch, known)

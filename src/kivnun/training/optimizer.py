@@ -1,4 +1,4 @@
-"""Optimizers over float32 master weights: AdamW, or Muon for hidden matrices with AdamW for the rest.
+"""Optimizers over float32 master weights: AdamW, or Muon or AdamW in 8 bits for large matrices with AdamW for the rest.
 
 A bf16 weight has 8 bits of mantissa: an update smaller than 1/256 of the weight would be lost. So the optimizer works
 on float32 masters, gradients are summed in float32 over micro-batches, and the model's own weights are rounded copies.
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from kivnun.recipe.training import TrainingSection
+from kivnun.training.adamw_8bit import MIN_VALUES, AdamW8bit
 
+_NO_SCALES: Mapping[str, float] = {}
 _HIDDEN_MATRIX = re.compile(r"\.(layers|h|blocks)\.\d+\.")
 
 
@@ -23,7 +25,8 @@ class MasterWeights:
     Attributes:
         parameters: The model's own trainable parameters, by name.
         masters: Float32 masters, by the same names; the very parameter where it is float32 already.
-        optimizers: One or two torch optimizers that together hold every master once.
+        optimizers: One or two torch optimizers that together hold every master once; `lr_scale` of a parameter group
+            is multiplied into the learning rate.
     """
 
     parameters: dict[str, nn.Parameter]
@@ -40,6 +43,11 @@ class MasterWeights:
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             parameter.grad = None
 
+    def clear_gradients(self) -> None:
+        """Forget the gradients added up so far, as after a step that could not be computed to its end."""
+        for name, master in self.masters.items():
+            master.grad = self.parameters[name].grad = None
+
     def scale_and_clip(self, scale: float, max_norm: float) -> float:
         """Multiply the gradients by `scale`, clip their global norm, and return the norm before clipping."""
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
@@ -53,7 +61,7 @@ class MasterWeights:
         """One optimizer step, then round the masters into the model and clear the gradients."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["lr_scale"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.write_back()
@@ -91,34 +99,65 @@ class MasterWeights:
         self.write_back()
 
 
-def make_master_weights(model: nn.Module, settings: TrainingSection) -> MasterWeights:
+def make_master_weights(
+    model: nn.Module, settings: TrainingSection, learning_rate_scales: Mapping[str, float] = _NO_SCALES
+) -> MasterWeights:
     """Masters and optimizers for a model's trainable parameters.
 
     Weight decay applies to matrices only: norms, biases and other vectors are left out, as is usual.
+
+    Args:
+        model: The model; what is trained requires a gradient.
+        settings: The recipe's `training` section.
+        learning_rate_scales: How many times faster than the others a parameter learns, by its name; 1 if not given.
+
+    Raises:
+        KeyError: Where a scale is given for what is not trained.
     """
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    strangers = sorted(set(learning_rate_scales) - set(parameters))
+    if strangers:
+        raise KeyError(f"a learning rate is given for what is not trained: {', '.join(strangers)}")
     masters = {
         name: value if value.dtype == torch.float32 else nn.Parameter(value.detach().float().clone())
         for name, value in parameters.items()
     }
-    hidden, matrices, vectors = [], [], []
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, master in masters.items():
-        if master.ndim < 2:
-            vectors.append(master)
-        elif settings.optimizer == "muon" and master.ndim == 2 and _HIDDEN_MATRIX.search(f".{name}"):
-            hidden.append(master)
-        else:
-            matrices.append(master)
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
-    optimizers: list[torch.optim.Optimizer] = []
-    if groups:  # an adapter may consist of hidden matrices alone
-        optimizers.append(torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True))
-    if hidden:
-        # Jordan 2024; `match_rms_adamw` (Liu et al. 2025, arXiv:2502.16982) lets both share one learning rate.
-        optimizers.append(
-            torch.optim.Muon(
-                hidden, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+        decay = settings.weight_decay if master.ndim >= 2 else 0.0
+        key = (_algorithm(name, master, settings.optimizer), decay, learning_rate_scales.get(name, 1.0))
+        groups.setdefault(key, []).append(master)
+    optimizers = [
+        _make_optimizer(
+            chosen,
+            [
+                {"params": params, "weight_decay": decay, "lr_scale": scale}
+                for (algorithm, decay, scale), params in groups.items()
+                if algorithm == chosen
+            ],
+            settings,
         )
+        for chosen in dict.fromkeys(algorithm for algorithm, _, _ in groups)
+    ]
     return MasterWeights(parameters, masters, optimizers)
+
+
+def _algorithm(name: str, master: Tensor, optimizer: str) -> str:
+    """What updates a parameter: the recipe's optimizer, or AdamW where that one is not for it."""
+    if optimizer == "muon" and master.ndim == 2 and _HIDDEN_MATRIX.search(f".{name}"):
+        return "muon"
+    if optimizer == "adamw_8bit" and master.numel() > MIN_VALUES:
+        return "adamw_8bit"
+    return "adamw"
+
+
+def _make_optimizer(
+    algorithm: str, groups: list[dict[str, object]], settings: TrainingSection
+) -> torch.optim.Optimizer:
+    rate = settings.learning_rate
+    if algorithm == "muon":
+        # Jordan 2024; `match_rms_adamw` (Liu et al. 2025, arXiv:2502.16982) lets both share one learning rate.
+        return torch.optim.Muon(groups, lr=rate, adjust_lr_fn="match_rms_adamw")  # type: ignore[arg-type]
+    if algorithm == "adamw_8bit":
+        return AdamW8bit(groups, lr=rate, betas=settings.betas)
+    return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, fused=True)

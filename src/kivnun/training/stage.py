@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -22,6 +22,7 @@ from kivnun.training.checkpoint import (
 )
 from kivnun.training.interrupt import deferred_interrupt
 from kivnun.training.loop import Plan, StepReport, fit, make_plan
+from kivnun.training.memory import plan_memory
 from kivnun.training.objectives.base import Objective
 from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
@@ -79,6 +80,10 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
     """
     job = start(job)
     progress = _resume(job.weights, checkpoints, log)
+    if job.settings.micro_batch_tokens != "auto":
+        job = replace(job, micro_batch_tokens=job.settings.micro_batch_tokens)
+    elif progress.step == 0:
+        job = _fit_memory(job, log)
     log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
     try:
         progress = _take_steps(job, progress, checkpoints, log)
@@ -101,6 +106,8 @@ def _take_steps(job: Job, progress: Progress, checkpoints: Checkpoints, log: Log
     with deferred_interrupt() as interrupted:
         for report in reports:
             log("step", report.to_event())
+            if progress.step and report.micro_batch_tokens != progress.micro_batch_tokens:
+                log("micro_batch", {"step": report.step, "micro_batch_tokens": report.micro_batch_tokens})
             progress = _advance(progress, report)
             is_last = report.step == plan.num_steps
             is_best = False
@@ -129,6 +136,15 @@ def start(job: Job) -> Job:
     return replace(job, rows=rows, validation=replace(job.validation, table=table))
 
 
+def _fit_memory(job: Job, log: Log) -> Job:
+    """The job with micro-batches that fit in what is free."""
+    plan = make_plan(job.rows.lengths(), job.settings)
+    memory = plan_memory(job.model, job.objective, job.rows, largest_step_tokens=plan.largest_step_tokens)
+    if memory.bytes_per_token is not None:
+        log("memory_measured", asdict(memory))
+    return replace(job, micro_batch_tokens=memory.micro_batch_tokens)
+
+
 def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:
     return fit(
         job.model,
@@ -138,7 +154,7 @@ def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:
         plan=plan,
         objective=job.objective,
         start_step=progress.step,
-        micro_batch_tokens=job.micro_batch_tokens,
+        micro_batch_tokens=progress.micro_batch_tokens if progress.step else job.micro_batch_tokens,
     )
 
 
@@ -181,6 +197,7 @@ def _advance(progress: Progress, report: StepReport) -> Progress:
         loss_sum=progress.loss_sum + report.loss,
         loss_steps=progress.loss_steps + 1,
         seconds=progress.seconds + report.seconds,
+        micro_batch_tokens=report.micro_batch_tokens,
     )
 
 
