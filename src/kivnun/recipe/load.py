@@ -17,11 +17,14 @@ from kivnun.recipe.fields import walk_fields
 from kivnun.recipe.override import MalformedOverrideError, Override, apply_overrides, parse_override
 from kivnun.recipe.rules import list_files
 from kivnun.recipe.schema import Recipe
+from kivnun.recipe.values import DataFiles
 
 DATA_ENDINGS = (
     *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".md", ".parquet", ".arrow"),
     *(".gz", ".xz", ".zst"),
 )
+# Where a file lies does not matter, only what is in it: its hash stands in for its path.
+DATA_FILES = {"train", "validation", "test"}
 HINT = "`kivnun recipe explain` lists every field with its default"
 
 
@@ -159,6 +162,21 @@ class _Origin(NamedTuple):
 
 def _provenance(recipe: Recipe, origin: _Origin) -> dict[str, str]:
     return {".".join(path): origin.source(path) for path, _ in walk_fields(recipe)}
+
+
+def located_recipe(loaded: LoadedRecipe) -> Recipe:
+    """The recipe with the paths of its data files as they are found from here."""
+
+    def locate(files: DataFiles | None) -> DataFiles | None:
+        if isinstance(files, str):
+            return str(loaded.locate(files))
+        if isinstance(files, Mapping):
+            return {name: str(loaded.locate(file)) for name, file in files.items()}
+        return files and tuple(str(loaded.locate(file)) for file in files)
+
+    data = loaded.recipe.data
+    located = {name: locate(getattr(data, name)) for name in DATA_FILES}
+    return loaded.recipe.model_copy(update={"data": data.model_copy(update=located)})
 
 
 def require_data_files(loaded: LoadedRecipe) -> None:

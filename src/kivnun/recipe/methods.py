@@ -29,7 +29,8 @@ class PartialMethod(Section):
     kind: Literal["partial"] = "partial"
     """The method."""
     last_layers: PositiveWhole | None = None
-    """Number of decoder layers, counted from the last one, that are trained, with the norm and head behind them."""
+    """Number of decoder layers, counted from the last one, that are trained, with the norm and head behind them; a \
+head that shares its matrix with the input embeddings stays frozen."""
     modules: tuple[Text, ...] = ()
     """Names of modules or weights that are trained: whole names or their last parts, `*` for any text, such as \
 `[layers.5, lm_head]`."""

@@ -84,6 +84,9 @@ class ContrastiveObjective(Section):
     """Divisor of the cosine similarities, of `in_batch`."""
     margin: PositiveNumber = 1.0
     """Distance to which unlike pairs are pushed apart, of `margin`."""
+    negative: Text | None = None
+    """Column of a text that does not belong to the row's pair, a hard negative of `in_batch`; of preference rows the \
+rejected answer is taken."""
     pair_label: Text | None = None
     """Column that says whether a pair is unlike (1) or alike (0), of `margin`; all are alike if not given."""
     pooling: Literal["mean", "last"] = "mean"

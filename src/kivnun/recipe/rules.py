@@ -20,6 +20,10 @@ RULES_ERROR: Final = "rules"
 """The pydantic error type under which broken rules travel; the loader unfolds them."""
 
 
+HEAD_OBJECTIVES: Final = {"classification": "accuracy and macro_f1", "contrastive": "recall_at_1 and mrr"}
+"""Objectives that train a model with another head than the one that generates text, and what they measure."""
+
+
 SPECIAL_GROUPS: Final = ("conversation", "document")
 """What `group_by` may name besides a column."""
 
@@ -168,13 +172,16 @@ def check_training(training: "TrainingSection") -> list[Problem]:
         problems.append(Problem("final_learning_rate_ratio", text))
     if training.schedule != "wsd" and training.decay_ratio is not None:
         problems.append(Problem("decay_ratio", f"has no effect on the schedule {training.schedule}; it belongs to wsd"))
+    if training.warmup_ratio + (training.decay_ratio or 0) > 1:
+        text = f"{training.decay_ratio} and warmup_ratio ({training.warmup_ratio}) are more than all steps"
+        problems.append(Problem("decay_ratio", text))
     if training.batch_size is not None and training.batch_tokens != _default(training, "batch_tokens"):
         problems.append(Problem("batch_size", "stands in place of batch_tokens, which is given as well; keep one"))
     if training.early_stopping_min_delta and training.early_stopping_patience is None:
         problems.append(Problem("early_stopping_min_delta", "has no effect without early_stopping_patience"))
     if training.validation_rows != _default(training, "validation_rows") and not training.validation_metrics:
         problems.append(Problem("validation_rows", "has no effect without validation_metrics"))
-    return [*problems, *_check_best_metric(training)]
+    return [*problems, *_check_best_metric(training), *_check_contrastive(training)]
 
 
 def _default(section: "BaseModel", name: str) -> object:
@@ -184,12 +191,38 @@ def _default(section: "BaseModel", name: str) -> object:
 def _check_best_metric(training: "TrainingSection") -> list[Problem]:
     """The metric that decides must be measured."""
     metric, kind = training.best_metric, training.objective.kind
+    if training.validation_metrics and kind in HEAD_OBJECTIVES:
+        text = f"are of answers that a model generates; the objective {kind} measures {HEAD_OBJECTIVES[kind]} by itself"
+        return [Problem("validation_metrics", text)]
+    if kind == "classification" and metric in {"accuracy", "macro_f1"}:
+        return []
     if metric == "recall_at_1":
         fits = kind == "contrastive"
         return [] if fits else [Problem("best_metric", f"recall_at_1 belongs to the objective contrastive, not {kind}")]
+    if metric == "reward_accuracy":
+        fits = kind in {"dpo", "orpo"}
+        text = f"reward_accuracy belongs to the objectives dpo and orpo, not {kind}"
+        return [] if fits else [Problem("best_metric", text)]
     if metric == "loss" or metric in training.validation_metrics:
         return []
     return [Problem("best_metric", f"{metric} is not measured; add it to validation_metrics")]
+
+
+def _check_contrastive(training: "TrainingSection") -> list[Problem]:
+    """Each of the two losses has settings of its own, and `in_batch` needs something to tell apart."""
+    objective = training.objective
+    if objective.kind != "contrastive":
+        return []
+    settings = ("margin", "pair_label") if objective.loss == "in_batch" else ("temperature", "negative")
+    problems = [
+        Problem(f"objective.{name}", f"has no effect on the loss {objective.loss}")
+        for name in settings
+        if getattr(objective, name) != _default(objective, name)
+    ]
+    is_single = training.batch_size is not None and training.batch_size * training.gradient_accumulation_steps == 1
+    if objective.loss == "in_batch" and is_single:
+        problems.append(Problem("batch_size", "1 leaves a row alone in its step, with no other row to be told from"))
+    return problems
 
 
 def check_partial(method: "PartialMethod") -> list[Problem]:
@@ -235,8 +268,8 @@ def check_evaluation(evaluation: "EvaluationSection") -> list[Problem]:
     """A classification has a label, a generation none."""
     if evaluation.task == "classification" and evaluation.label is None:
         return [Problem("label", "is missing; a classification needs the column of the label")]
-    if evaluation.task == "generation" and evaluation.label is not None:
-        return [Problem("label", f"`{evaluation.label}` has no effect on the task generation")]
+    if evaluation.task != "classification" and evaluation.label is not None:
+        return [Problem("label", f"`{evaluation.label}` has no effect on the task {evaluation.task}")]
     return []
 
 
@@ -253,7 +286,9 @@ def check_recipe(recipe: "Recipe") -> list[Problem]:
         *_check_new_weights(recipe),
         *_check_held_out_rows(recipe),
         *_check_objective(recipe),
+        *_check_head(recipe),
         *_check_label(recipe),
+        *_check_prefix(recipe),
     ]
 
 
@@ -293,7 +328,8 @@ def _check_objective(recipe: "Recipe") -> list[Problem]:
     kind = recipe.training.objective.kind
     if kind != "text":
         text = f"has no effect on the objective {kind}; it repeats the documents of running text"
-        return [Problem("data.repeat", text)] if recipe.data.repeat else []
+        repeats = [Problem("data.repeat", text)] if recipe.data.repeat else []
+        return [*repeats, *_check_judged_rows(recipe.data, kind)]
     settings = {
         "data.text_template": recipe.data.text_template,
         "data.prompt_template": recipe.data.prompt_template,
@@ -308,6 +344,39 @@ def _check_objective(recipe: "Recipe") -> list[Problem]:
     return problems
 
 
+def _check_judged_rows(data: "DataSection", kind: str) -> list[Problem]:
+    """Objectives that learn from judgements need rows that can hold them."""
+    if kind not in {"dpo", "orpo", "kto"}:
+        return []
+    ways = {name: getattr(data, name) for name in ("text_template", "prompt_template", "answer_template", "messages")}
+    what = "whether an answer is good" if kind == "kto" else "a rejected answer"
+    text = f"has no place for {what}, which the objective {kind} learns from; leave it out"
+    return [Problem(f"data.{name}", text) for name, value in ways.items() if value is not None]
+
+
+def _check_head(recipe: "Recipe") -> list[Problem]:
+    """A model with a head of another kind generates no text."""
+    kind, evaluation = recipe.training.objective.kind, recipe.evaluation
+    problems: list[Problem] = []
+    wanted = {"classification": "classification", "contrastive": "retrieval"}.get(kind)
+    if evaluation is not None and wanted is not None and evaluation.task != wanted:
+        problems.append(
+            Problem("evaluation.task", f"{evaluation.task} does not fit the objective {kind}; use {wanted}")
+        )
+    if evaluation is not None and wanted != "retrieval" and evaluation.task == "retrieval":
+        problems.append(Problem("evaluation.task", f"retrieval belongs to the objective contrastive, not {kind}"))
+    if wanted is None:
+        return problems
+    if evaluation is not None and evaluation.max_new_tokens != _default(evaluation, "max_new_tokens"):
+        problems.append(Problem("evaluation.max_new_tokens", f"has no effect on the objective {kind}"))
+    if recipe.optimization is not None:
+        text = f"exports models that generate text, which the objective {kind} does not train; remove the section"
+        problems.append(Problem("optimization", text))
+    if not isinstance(recipe.base_model, str):
+        problems.append(Problem("base_model", f"a new model has learnt no language, which the objective {kind} needs"))
+    return problems
+
+
 def _check_label(recipe: "Recipe") -> list[Problem]:
     """The label of a classification is what the model is trained to answer."""
     label = recipe.evaluation.label if recipe.evaluation is not None else None
@@ -316,6 +385,14 @@ def _check_label(recipe: "Recipe") -> list[Problem]:
         return []
     text = f"`{label}` is not the field that is answered ({', '.join(answers)}){_suggest(label, answers)}"
     return [Problem("evaluation.label", text)]
+
+
+def _check_prefix(recipe: "Recipe") -> list[Problem]:
+    """A layer that is computed again would meet the learned keys and values a second time."""
+    if recipe.method.kind == "prefix" and recipe.training.gradient_checkpointing:
+        text = "cannot be combined with the method prefix; train prompt or lora, or lower micro_batch_tokens"
+        return [Problem("training.gradient_checkpointing", text)]
+    return []
 
 
 def readable_fields(data: "DataSection") -> tuple[str, ...]:

@@ -149,8 +149,9 @@ BaseModelChoice = Annotated[
 class EvaluationSection(Section):
     """Base against tuned model on the test rows."""
 
-    task: Literal["classification", "generation"]
-    """What is measured: the label that is answered, or the text."""
+    task: Literal["classification", "generation", "retrieval"]
+    """What is measured: the label that is answered, or the text, or whether the text that belongs to a row is the \
+nearest, for the objective `contrastive`."""
     label: Text | None = None
     """Column that holds the label of a classification."""
     max_new_tokens: PositiveWhole = 32

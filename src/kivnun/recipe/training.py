@@ -19,8 +19,9 @@ from kivnun.recipe.values import (
 
 GeneratedMetric = Literal["accuracy", "macro_f1", "exact_match", "rouge_l"]
 """Metrics of answers that the model generates."""
-ValidationMetric = Literal["loss", "accuracy", "macro_f1", "exact_match", "rouge_l", "recall_at_1"]
-"""Metrics of the validation split; of all but the loss, more is better. `recall_at_1` is for embedding models."""
+ValidationMetric = Literal["loss", "accuracy", "macro_f1", "exact_match", "rouge_l", "recall_at_1", "reward_accuracy"]
+"""Metrics of the validation split; of all but the loss, more is better. `recall_at_1` is for embedding models, \
+`reward_accuracy`, the share of pairs in the right order, for the objectives dpo and orpo."""
 
 
 def higher_is_better(metric: str) -> bool:
@@ -84,7 +85,8 @@ arXiv:2404.06395)."""
     validation_rows: PositiveWhole = 100
     """Most validation rows that are answered for these metrics, the same ones every time."""
     best_metric: ValidationMetric = "loss"
-    """Metric of the validation split by which the best step is chosen and early stopping decides."""
+    """Metric of the validation split by which the best step is chosen and early stopping decides; the objective \
+classification measures `accuracy` and `macro_f1` by itself, contrastive `recall_at_1`."""
     save_every_steps: PositiveWhole | None = None
     """Steps between checkpoints; every five minutes if not given."""
     early_stopping_patience: PositiveWhole | None = None

@@ -1,0 +1,1 @@
+"""The search for better values of a recipe: trials in processes of their own, chosen and stopped by Optuna."""
