@@ -14,7 +14,8 @@ from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
-from kivnun.methods import make_method, trainable_names
+from kivnun.methods import BaseModelName, make_method, trainable_names
+from kivnun.methods.dropped_low_rank import dropped_low_rank_linear
 from kivnun.methods.lora import Lora, LoraLinear, find_targets, load_adapter, merge_adapters
 from kivnun.methods.low_rank import low_rank_linear
 from kivnun.models.attention import use_packed_attention
@@ -26,6 +27,7 @@ from kivnun.training.loop import fit, make_plan
 from kivnun.training.optimizer import make_master_weights
 
 IDS = torch.arange(3, 23).view(2, 10)
+TINY = BaseModelName("tiny", Path("no-folder"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -57,7 +59,7 @@ def adapter_folder(model: Model, folder: Path, **fields: object) -> Path:
     method = prepared(model, **fields)
     shake(model)
     folder.mkdir()
-    method.export(model, folder, base_model="tiny")
+    method.export(model, folder, base_model=TINY)
     return folder
 
 
@@ -84,6 +86,20 @@ def test_the_hand_derived_gradient_is_that_of_the_function(has_bias: bool):
     assert torch.autograd.gradcheck(low_rank_linear, inputs)
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_so_is_that_of_an_update_with_an_input_of_its_own(has_bias: bool):
+    generator = seeded()
+    x, d, w, a, b = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in [(2, 3, 5), (2, 3, 5), (4, 5), (2, 5), (4, 2)]
+    )
+    bias = torch.randn(4, generator=generator, dtype=torch.float64) if has_bias else None
+    inputs = (x.requires_grad_(), d.requires_grad_(), w, bias, a.requires_grad_(), b.requires_grad_(), 0.7)
+    assert torch.autograd.gradcheck(dropped_low_rank_linear, inputs)
+    expected = F.linear(x, w, bias) + 0.7 * (d @ a.T) @ b.T
+    torch.testing.assert_close(dropped_low_rank_linear(*inputs), expected)
+
+
 @given(
     lead=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     sizes=st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 4)),
@@ -94,7 +110,7 @@ def test_the_layer_is_the_plain_formula(lead: list[int], sizes: tuple[int, int, 
     num_in, num_out, rank = sizes
     generator = seeded()
     base = nn.Linear(num_in, num_out, bias=has_bias, dtype=torch.float64)
-    layer = LoraLinear(base, rank=rank, alpha=scaling * rank, dropout=0.0, generator=generator).double()
+    layer = LoraLinear(base, LoraMethod(rank=rank, alpha=scaling * rank), generator=generator).double()
     with torch.no_grad():
         layer.lora_B.normal_(generator=generator)
     x = torch.randn(*lead, num_in, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -109,7 +125,7 @@ def test_the_layer_is_the_plain_formula(lead: list[int], sizes: tuple[int, int, 
 
 
 def test_the_update_is_alpha_over_rank_times_b_a():
-    layer = LoraLinear(nn.Linear(2, 3, bias=False), rank=2, alpha=6, dropout=0.0, generator=seeded())
+    layer = LoraLinear(nn.Linear(2, 3, bias=False), LoraMethod(rank=2, alpha=6), generator=seeded())
     with torch.no_grad():
         layer.lora_A.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
         layer.lora_B.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]]))
@@ -239,11 +255,12 @@ def test_an_adapter_comes_back_as_it_was_written(tiny_model_folder: Path, writte
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("use_rslora", True),
+        ("use_rslora", "yes"),
         ("use_dora", True),
         ("bias", "all"),
         ("bias", "lora_only"),
         ("modules_to_save", ["lm_head"]),
+        ("modules_to_save", "lm_head"),
         ("rank_pattern", {"q_proj": 8}),
         ("alpha_pattern", {"q_proj": 8}),
         ("fan_in_fan_out", True),
@@ -319,6 +336,6 @@ def test_values_that_are_not_finite_are_never_written(tiny_model: Model, tmp_pat
     with torch.no_grad():
         tiny_model.model.layers[0].mlp.up_proj.lora_B[0, 0] = float("nan")
     with pytest.raises(UserError) as caught:
-        method.export(tiny_model, tmp_path, base_model="tiny")
+        method.export(tiny_model, tmp_path, base_model=TINY)
     assert caught.value.code == "adapter-invalid"
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from kivnun.data.packing import pack
 from kivnun.data.tokens import TokenTable
+from kivnun.methods import BaseModelName
 from kivnun.methods.lora import Lora, LoraLinear, load_adapter
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
@@ -67,7 +68,7 @@ def test_an_adapter_written_here_answers_the_same_in_peft(tiny_model_folder: Pat
         for module in ours.modules():
             if isinstance(module, LoraLinear):
                 module.lora_B.normal_(0, 0.1)
-    method.export(ours, tmp_path, base_model=str(tiny_model_folder))
+    method.export(ours, tmp_path, base_model=BaseModelName("tiny", tiny_model_folder))
     theirs = PeftModel.from_pretrained(base_model(tiny_model_folder), tmp_path)
     adapted = [name for name, _ in theirs.named_modules() if name.endswith("lora_A.default")]
     assert len(adapted) == sum(isinstance(module, LoraLinear) for module in ours.modules())

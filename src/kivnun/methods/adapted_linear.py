@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name of the field
 
+from kivnun.methods.dropped_low_rank import dropped_low_rank_linear
 from kivnun.methods.low_rank import low_rank_linear
 from kivnun.recipe.methods import LoraMethod
 
@@ -54,6 +55,10 @@ class AdaptedLinear(nn.Module):
         """The update's full matrix (O, I) in float32: s B A."""
         return self.scaling * (self.lora_B.float() @ self.lora_A.float())
 
+    def merged_weight(self) -> Tensor:
+        """The weight (O, I), in float32, of the one linear layer that computes the same."""
+        return self.base_weight() + self.delta()
+
     def low_rank_part(self, x: Tensor) -> Tensor:
         """The factors' part of the output, s B A x, in the dtype of `x`."""
         return self.scaling * F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
@@ -65,12 +70,9 @@ class LoraLinear(AdaptedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """The adapted layer's output, in the base layer's dtype."""
         if self.training and self.dropout > 0:
-            return self.base(x) + self.low_rank_part(F.dropout(x, self.dropout))
+            dropped, weight = F.dropout(x, self.dropout), self.base.weight
+            return dropped_low_rank_linear(x, dropped, weight, self.base.bias, self.lora_A, self.lora_B, self.scaling)
         return low_rank_linear(x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scaling)
-
-    def merged_weight(self) -> Tensor:
-        """The weight (O, I), in float32, of the one linear layer that computes the same."""
-        return self.base_weight() + self.delta()
 
 
 class DoraLinear(AdaptedLinear):
@@ -84,13 +86,13 @@ class DoraLinear(AdaptedLinear):
         generator: Source of A's initial values.
     """
 
-    base_squares_O: Tensor
+    base_squares: Tensor
 
     def __init__(self, base: nn.Linear, settings: LoraMethod, *, generator: torch.Generator) -> None:
         super().__init__(base, settings, generator=generator)
         squares_O = self.base_weight().square().sum(1)
         # The frozen part of every row's length, computed once.
-        self.register_buffer("base_squares_O", squares_O, persistent=False)
+        self.register_buffer("base_squares", squares_O, persistent=False)
         self.lora_magnitude_vector = nn.Parameter(squares_O.sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +118,7 @@ class DoraLinear(AdaptedLinear):
         cross_OR = (self.base.weight @ self.lora_A.to(self.base.weight.dtype).T).float()
         gram_RR = self.lora_A.float() @ self.lora_A.float().T
         squares_O = (b_OR * (2 * self.scaling * cross_OR + self.scaling**2 * (b_OR @ gram_RR))).sum(1)
-        return (self.base_squares_O + squares_O).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        return (self.base_squares + squares_O).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
     def merged_weight(self) -> Tensor:
         """The weight (O, I), in float32, of the one linear layer that computes the same."""

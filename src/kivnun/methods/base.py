@@ -34,3 +34,9 @@ class Method(Protocol):
 def trainable_names(model: nn.Module) -> list[str]:
     """Names of the parameters that are trained."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put another module where the named one is."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)

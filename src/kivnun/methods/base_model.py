@@ -53,7 +53,7 @@ def _hash_unchanged(path: Path, size_bytes: int, modified_ns: int) -> str:
 
 
 def write_base_model(folder: Path, base_model: BaseModelName) -> None:
-    """Write which base model the adapter in `folder` belongs to; a file of its own, since PEFT warns of foreign keys."""
+    """Write which base model an adapter belongs to, in a file of its own: PEFT warns of keys that it does not know."""
     about = {"name": base_model.name, "content_hash": base_model.content_hash}
     (folder / BASE_MODEL_NAME).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 

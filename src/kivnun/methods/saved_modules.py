@@ -2,9 +2,29 @@
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
+from kivnun.methods.targets import find_modules
+from kivnun.models.heads import head_modules
 from kivnun.models.types import Model
+
+
+def find_saved(model: Model, modules_to_save: Sequence[str] = ()) -> list[str]:
+    """Names of the modules that are trained whole: those that a recipe names, and a head that no base model has.
+
+    Raises:
+        UserError: `target-modules`, with the near names, where a target names no module with weights.
+    """
+    return find_modules(model, tuple(dict.fromkeys((*modules_to_save, *head_modules(model)))))
+
+
+def saved_tensors(model: Model, names: Sequence[str], *, prefix: str) -> dict[str, Tensor]:
+    """The weights of the named modules, under the names that PEFT's folders have for them."""
+    return {
+        f"{prefix}{name}.{key}": value
+        for name in names
+        for key, value in model.get_submodule(name).state_dict().items()
+    }
 
 
 def train_whole(model: Model, names: Sequence[str]) -> None:
