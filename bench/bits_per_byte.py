@@ -27,7 +27,7 @@ from kivnun.models.load import load_model, load_tokenizer
 from kivnun.models.resolve import resolve_model
 from kivnun.recipe.load import load_recipe
 from kivnun.runs import find_run
-from kivnun.training.score import row_losses
+from kivnun.training.score import document_losses
 
 MAX_TEXT_BYTES = 400_000
 
@@ -58,7 +58,7 @@ def score(model_name: str, texts: dict[str, list[str]]) -> dict[str, dict[str, f
             for start in range(0, len(ids) - 1, context - 1):
                 window = ids[start : start + context]
                 rows.append(TokenizedRow(window, [False] + [True] * (len(window) - 1)))
-        sums, counts = row_losses(model, make_table(rows), batch_tokens=8192)
+        sums, counts = document_losses(model, make_table(rows), batch_tokens=8192)
         num_bytes = sum(len(document.encode()) for document in documents)
         found[name] = {
             "bits": sum(sums) / math.log(2),

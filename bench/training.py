@@ -1,25 +1,28 @@
-"""Training speed of Kivnun's loop beside TRL's SFTTrainer, on the shape of a 135M Llama with LoRA.
+"""Training speed and memory of Kivnun's loop beside TRL's SFTTrainer, on the shape of a 135M Llama.
 
-    python bench/training.py                  every arm, interleaved rounds, medians
-    python bench/training.py --quick --json   every arm, few steps; the last line is a JSON object
-    python bench/training.py --only kivnun    one arm
+    python bench/training.py --rows dolly --method lora --json    every arm, interleaved rounds, medians
+    python bench/training.py --quick                              one round of few steps, within 8 minutes
+    python bench/training.py --only kivnun                        one arm
 
 Every arm is a process of its own and starts from the same weights, rows, rank, learning rate and optimizer; TRL runs in
-its own environment, `.venv-trl`, which the first use creates. See `bench/README.md` for what is compared and why.
+its own environment, `.venv-trl`, which the first use creates. A finished arm is kept in `bench/.training/`, so that the
+same command goes on where it was stopped; `--fresh` starts anew. See `bench/README.md` for what is compared and why.
 """
 
 import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "bench" / ".training"
 TRL_PYTHON = ROOT / ".venv-trl" / "bin" / "python"
 # torch first and alone: any other order lets pip take torch with gigabytes of CUDA libraries.
 TRL_INSTALLS = (
@@ -28,11 +31,16 @@ TRL_INSTALLS = (
 )
 
 BATCH_TOKENS = 1024
-RANK, ALPHA, LEARNING_RATE = 16, 32, 1e-3
+RANK, ALPHA = 16, 32
+LEARNING_RATES = {"lora": 1e-3, "full": 1e-4}
 NUM_ROW_TOKENS = 60_000
-# The head: hidden size times vocabulary, forward and back to the hidden states.
-HEAD_FLOPS_PER_TARGET = 4 * 576 * 49_152
-MAX_LOSS_DIFFERENCE = 0.02
+HEAD_WEIGHTS = 576 * 49_152
+# Products a weight takes part in, forward and backward, in FLOP: 2 each, one less where it is frozen.
+FLOPS_PER_WEIGHT = {"lora": 4, "full": 6}
+# Rows of a padded step by TRL's own default, and rows and tokens of a packed step of the same 1,024 tokens.
+TRL_ROWS = 8
+PACKED = {"synthetic": (2, 512), "gsm8k": (2, 512), "dolly": (1, 1024)}
+MAX_LOSS_DIFFERENCE = 0.03
 
 
 @dataclass(frozen=True)
@@ -66,20 +74,32 @@ class Lengths:
     rounds: int
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and where its parts are kept."""
+
+    rows: str
+    method: str
+    data: Path
+    folder: Path
+    compiled: str
+
+
 def main() -> int:
     options = parse_options()
-    lengths = Lengths(2, 3, 1) if options.quick else Lengths(3, options.steps, options.rounds)
+    lengths = Lengths(2, 4, 1) if options.quick else Lengths(3, options.steps, options.rounds)
     arms = list(TRL_CANDIDATES if options.only == "trl_best" else ARMS)
     if options.only not in (None, "trl_best"):
         arms = [arm for arm in ARMS if arm.name == options.only]
     if any(arm.is_trl for arm in arms):
         make_trl_environment()
-    with tempfile.TemporaryDirectory(prefix="kivnun-bench-") as temporary:
-        folder = Path(temporary)
-        say("making the model and the rows")
-        workload = run_child([sys.executable, str(side("kivnun")), "prepare", str(folder), str(NUM_ROW_TOKENS)])
-        runs = run_rounds(arms, lengths, folder, compiled=options.compile)
-    summary = summarise(runs, workload, lengths)
+    name = f"{options.rows}-{options.method}-{lengths.warmup}-{lengths.measured}-{options.compile}"
+    task = Task(options.rows, options.method, options.data.resolve(), KEPT / name, options.compile)
+    if options.fresh:
+        shutil.rmtree(task.folder, ignore_errors=True)
+    workload = prepare(task)
+    runs = run_rounds(arms, lengths, task, workload)
+    summary = summarise(runs, workload, lengths, task)
     print_table(summary)
     if options.json:
         print(json.dumps(summary))
@@ -88,7 +108,11 @@ def main() -> int:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed of Kivnun beside TRL's SFTTrainer.")
-    parser.add_argument("--quick", action="store_true", help="every arm for three measured steps, one round")
+    parser.add_argument("--rows", choices=list(PACKED), default="synthetic", help="what is trained on")
+    parser.add_argument("--method", choices=list(LEARNING_RATES), default="lora", help="what is trained")
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the real rows")
+    parser.add_argument("--quick", action="store_true", help="every arm for four measured steps, one round")
+    parser.add_argument("--fresh", action="store_true", help="forget arms that have been measured")
     parser.add_argument("--json", action="store_true", help="the last line of the output is a JSON object")
     parser.add_argument("--only", choices=[arm.name for arm in ARMS] + ["trl_best"], help="run one arm")
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a run (default: 10)")
@@ -97,6 +121,27 @@ def parse_options() -> argparse.Namespace:
         "--compile", choices=["auto", "yes", "no"], default="auto", help="torch.compile in Kivnun's arm"
     )
     return parser.parse_args()
+
+
+def prepare(task: Task) -> dict:
+    """The model and rows in the task's folder, made once; returns their description."""
+    described = task.folder / "workload.json"
+    if not described.is_file():
+        if task.rows != "synthetic" and not task.data.is_dir():
+            raise SystemExit(f"error: there is no folder {task.data}; name it with --data, or use --rows synthetic")
+        say("making the model and the rows")
+        task.folder.mkdir(parents=True, exist_ok=True)
+        job = json.dumps({"rows": task.rows, "data": str(task.data), "num_tokens": NUM_ROW_TOKENS})
+        workload = run_child([sys.executable, str(side("kivnun")), "prepare", str(task.folder), job])
+        write_json(described, workload)
+    return json.loads(described.read_text("utf-8"))
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write whole or not at all: an interrupted arm is measured again."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(value), "utf-8")
+    temporary.replace(path)
 
 
 def make_trl_environment() -> None:
@@ -113,7 +158,7 @@ def make_trl_environment() -> None:
     ready.write_text("\n".join(" ".join(packages) for packages in TRL_INSTALLS) + "\n", "utf-8")
 
 
-def run_rounds(arms: list[Arm], lengths: Lengths, folder: Path, *, compiled: str) -> dict[str, list[dict]]:
+def run_rounds(arms: list[Arm], lengths: Lengths, task: Task, workload: dict) -> dict[str, list[dict]]:
     """Run every arm once, then the arms that are compared again in turn, so that drift meets all alike."""
     runs: dict[str, list[dict]] = {arm.name: [] for arm in arms}
     for number in range(lengths.rounds):
@@ -121,29 +166,38 @@ def run_rounds(arms: list[Arm], lengths: Lengths, folder: Path, *, compiled: str
         for arm in arms:
             if number and arm in TRL_CANDIDATES and arm.name != best:
                 continue
-            say(f"round {number + 1} of {lengths.rounds}: {arm.name}")
-            runs[arm.name].append(run_arm(arm, lengths, folder, compiled=compiled))
+            kept = task.folder / f"{arm.name}-{number + 1}.json"
+            if not kept.is_file():
+                say(f"round {number + 1} of {lengths.rounds}: {arm.name}")
+                write_json(kept, run_arm(arm, lengths, task, workload))
+            result = json.loads(kept.read_text("utf-8"))
+            say(f"  {arm.name}: {result['tokens_per_second']:.0f} tokens/s, {result['peak_rss_mib']:.0f} MiB")
+            runs[arm.name].append(result)
     return runs
 
 
-def run_arm(arm: Arm, lengths: Lengths, folder: Path, *, compiled: str) -> dict:
+def run_arm(arm: Arm, lengths: Lengths, task: Task, workload: dict) -> dict:
     """One process of one arm, with tokens a second of the steps after the warm-up added to what it reports."""
     job = {
-        "learning_rate": LEARNING_RATE,
+        "method": task.method,
+        "learning_rate": LEARNING_RATES[task.method],
         "batch_tokens": BATCH_TOKENS,
         "num_steps": lengths.warmup + lengths.measured,
         "rank": RANK,
         "alpha": ALPHA,
     }
     if arm.is_trl:
-        command, job = [str(TRL_PYTHON), str(side("trl"))], {**job, **asdict(arm)}
+        same_tokens = max(1, round(BATCH_TOKENS / workload["mean_row_tokens"]))
+        rows = {"padded_rows": TRL_ROWS if arm == TRL_DEFAULT else same_tokens, "packed": PACKED[task.rows]}
+        command, job = [str(TRL_PYTHON), str(side("trl"))], {**job, **asdict(arm), **rows}
     else:
-        command, job = [sys.executable, str(side("kivnun")), "train"], {**job, "compile": COMPILE[compiled]}
-    result = run_child([*command, str(folder), json.dumps(job)])
+        command, job = [sys.executable, str(side("kivnun")), "train"], {**job, "compile": COMPILE[task.compiled]}
+    load_before = os.getloadavg()[0]
+    result = run_child([*command, str(task.folder), json.dumps(job)])
     counted = result["steps"][lengths.warmup :]
     result["tokens_per_second"] = sum(s["tokens"] for s in counted) / sum(s["seconds"] for s in counted)
     result["warmup_seconds"] = sum(s["seconds"] for s in result["steps"][: lengths.warmup])
-    say(f"  {arm.name}: {result['tokens_per_second']:.0f} tokens/s, {result['peak_rss_mib']:.0f} MiB")
+    result["load_before"] = round(load_before, 2)
     return result
 
 
@@ -173,12 +227,13 @@ def speed(runs: list[dict]) -> float:
     return median(run["tokens_per_second"] for run in runs)
 
 
-def summarise(runs: dict[str, list[dict]], workload: dict, lengths: Lengths) -> dict:
+def summarise(runs: dict[str, list[dict]], workload: dict, lengths: Lengths, task: Task) -> dict:
     """Everything that was measured, in the form that `--json` prints."""
     arms = {name: summarise_arm(results, lengths) for name, results in runs.items()}
     kivnun, best = arms.get("kivnun"), best_candidate(runs)
     summary: dict = {
-        "benchmark": "training, 135M Llama shape, LoRA rank 16 on all linear layers",
+        "benchmark": f"training, 135M Llama shape, {task.method}, {task.rows} rows",
+        "method": task.method,
         "machine": describe_machine(),
         "workload": workload,
         "lengths": asdict(lengths),
@@ -186,17 +241,27 @@ def summarise(runs: dict[str, list[dict]], workload: dict, lengths: Lengths) -> 
         "arms": arms,
     }
     if kivnun:
-        flops = 4 * workload["non_embedding_parameters"] + HEAD_FLOPS_PER_TARGET * kivnun["target_share"]
+        weights = workload["non_embedding_parameters"] + HEAD_WEIGHTS * kivnun["target_share"]
+        flops = FLOPS_PER_WEIGHT[task.method] * weights
         rate = max(run["matrix_gflops"] for run in runs["kivnun"])
         summary["tokens_per_second"] = kivnun["tokens_per_second"]
         summary["peak_rss_mib"] = kivnun["peak_rss_mib"]
         summary["gflop_per_token"] = round(flops / 1e9, 4)
         summary["matrix_gflops"] = rate
         summary["matrix_peak_share"] = round(flops * kivnun["tokens_per_second"] / 1e9 / rate, 4)
-    for label, name in (("best", best), ("default", "trl_default")):
-        both = kivnun is not None and name in arms
-        ratio = round(kivnun["tokens_per_second"] / arms[name]["tokens_per_second"], 3) if kivnun and both else None
-        summary[f"tokens_per_second_ratio_to_trl_{label}"] = ratio
+    lightest = min((name for name in arms if name != "kivnun"), key=lambda n: arms[n]["peak_rss_mib"], default=None)
+    for label, name in (("best", best), ("default", "trl_default" if "trl_default" in arms else None)):
+        key = f"tokens_per_second_ratio_to_trl_{label}"
+        summary[key] = (
+            round(kivnun["tokens_per_second"] / arms[name]["tokens_per_second"], 3) if kivnun and name else None
+        )
+    for label, name in (
+        ("best", best),
+        ("default", "trl_default" if "trl_default" in arms else None),
+        ("least", lightest),
+    ):
+        key = f"peak_memory_ratio_to_trl_{label}"
+        summary[key] = round(kivnun["peak_rss_mib"] / arms[name]["peak_rss_mib"], 3) if kivnun and name else None
     summary["loss_differences"] = loss_differences(arms)
     return summary
 
@@ -213,6 +278,8 @@ def summarise_arm(results: list[dict], lengths: Lengths) -> dict:
         "num_tokens": sum(step["tokens"] for step in first["steps"]),
         "target_share": round(sum(s["targets"] for s in counted) / sum(s["tokens"] for s in counted), 4),
         "losses": [round(step["loss"], 4) for step in first["steps"]],
+        "targets": [step["targets"] for step in first["steps"]],
+        "load_before": [run["load_before"] for run in results],
         "mean_loss": round(mean_loss(first["steps"]), 4),
         "trained_parameters": first["trained_parameters"],
         "versions": first["versions"],
@@ -226,15 +293,41 @@ def mean_loss(steps: list[dict]) -> float:
 
 
 def loss_differences(arms: dict[str, dict]) -> dict[str, float]:
-    """How far each TRL arm's mean loss is from Kivnun's; a warning where it is not the same training."""
+    """How far each TRL arm's loss curve is from Kivnun's over the trained tokens that both have seen.
+
+    Steps hold different rows on the two sides, so curves are compared by trained tokens seen, not by step.
+    """
     if "kivnun" not in arms:
         return {}
-    ours = arms["kivnun"]["mean_loss"]
-    differences = {name: round(arm["mean_loss"] / ours - 1, 4) for name, arm in arms.items() if name != "kivnun"}
+    ours = arms["kivnun"]
+    differences = {name: curve_difference(ours, arm) for name, arm in arms.items() if name != "kivnun"}
     for name, difference in differences.items():
         if abs(difference) > MAX_LOSS_DIFFERENCE:
-            say(f"warning: {name}'s mean loss is {difference:+.1%} from Kivnun's: is it the same training?")
+            say(f"warning: {name}'s loss curve is {difference:+.1%} from Kivnun's: is it the same training?")
     return differences
+
+
+def curve_difference(ours: dict, theirs: dict) -> float:
+    """Mean relative difference of two loss curves over the range of trained tokens that both cover."""
+    curves = []
+    for arm in (ours, theirs):
+        # A step's loss is that of the weights before it: it stands at the middle of its tokens.
+        ends = list(accumulate(arm["targets"]))
+        middles = [end - num / 2 for end, num in zip(ends, arm["targets"], strict=True)]
+        curves.append((middles, arm["losses"]))
+    start = max(middles[0] for middles, _ in curves)
+    stop = min(middles[-1] for middles, _ in curves)
+    places = [start + (stop - start) * part / 20 for part in range(21)]
+    pairs = [tuple(interpolate(place, *curve) for curve in curves) for place in places]
+    return round(sum(their / our - 1 for our, their in pairs) / len(pairs), 4)
+
+
+def interpolate(place: float, xs: list[float], ys: list[float]) -> float:
+    """The value of a piecewise linear curve."""
+    for (x, y), (next_x, next_y) in pairwise(zip(xs, ys, strict=True)):
+        if place <= next_x:
+            return y + (next_y - y) * max(place - x, 0) / (next_x - x)
+    return ys[-1]
 
 
 def describe_machine() -> dict[str, object]:
@@ -262,11 +355,17 @@ def print_table(summary: dict) -> None:
             f"{name:<22}{arm['tokens_per_second']:>10.1f}{arm['peak_rss_mib']:>10.0f}{arm['warmup_seconds']:>11.1f}"
             f"{arm['losses'][0]:>12.4f}{arm['mean_loss']:>11.4f}"
         )
+    for name, arm in arms.items():
+        print(f"losses of {name}: {' '.join(f'{loss:.3f}' for loss in arm['losses'])}")
+    for name, difference in summary["loss_differences"].items():
+        print(f"{name}'s loss curve is {difference:+.2%} from kivnun's")
     for label in ("best", "default"):
-        ratio = summary[f"tokens_per_second_ratio_to_trl_{label}"]
+        ratio, memory = summary[f"tokens_per_second_ratio_to_trl_{label}"], summary[f"peak_memory_ratio_to_trl_{label}"]
         if ratio is not None:
             name = summary["trl_best"] if label == "best" else "as TRL starts"
-            print(f"kivnun is {ratio:.2f} times as fast as TRL at its {label} ({name})")
+            print(
+                f"kivnun: {ratio:.2f} times the tokens/s, {memory:.2f} times the memory of TRL at its {label} ({name})"
+            )
     if "matrix_peak_share" in summary:
         rate = f"{summary['matrix_gflops']:.0f} GFLOP/s"
         print(f"{summary['matrix_peak_share']:.1%} of the measured {rate} of matrix products")

@@ -2,7 +2,8 @@
 
     .venv-trl/bin/python bench/trl_side.py FOLDER JOB
 
-JOB is a JSON object: autocast, pure_bf16, packing, checkpointing, learning_rate, num_steps, rank, alpha.
+JOB is a JSON object: method, autocast, pure_bf16, packing, checkpointing, learning_rate, num_steps, rank, alpha,
+padded_rows (rows of a padded step), packed (rows and tokens of each in a packed step).
 The result is the last line of the standard output, a JSON object.
 """
 
@@ -20,9 +21,6 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-PADDED_ROWS = 8
-# Two rows of 512 are the same 1,024 tokens a step that every arm has.
-PACKED_ROWS, PACKED_TOKENS = 2, 512
 
 
 class Recorder(TrainerCallback):
@@ -65,15 +63,24 @@ def settings(job, folder):
         "use_cpu": True,
         "bf16": job["autocast"],
         "model_init_kwargs": {"dtype": "bfloat16" if job["pure_bf16"] else "float32"},
-        "per_device_train_batch_size": PADDED_ROWS,
+        "per_device_train_batch_size": job["padded_rows"],
     }
     if job["packing"]:
-        chosen.update(packing=True, max_length=PACKED_TOKENS, per_device_train_batch_size=PACKED_ROWS)
+        rows, tokens = job["packed"]
+        chosen.update(packing=True, max_length=tokens, per_device_train_batch_size=rows)
     if not job["checkpointing"]:
         chosen["gradient_checkpointing"] = False
     if job.get("loss_type"):
         chosen["loss_type"] = job["loss_type"]
     return SFTConfig(**chosen)
+
+
+def adapter(job):
+    if job["method"] == "full":
+        return None
+    return LoraConfig(
+        r=job["rank"], lora_alpha=job["alpha"], lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 def run(folder, job):
@@ -86,9 +93,7 @@ def run(folder, job):
             args=settings(job, output),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            peft_config=LoraConfig(
-                r=job["rank"], lora_alpha=job["alpha"], lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
+            peft_config=adapter(job),
             callbacks=[recorder],
         )
         if job["pure_bf16"]:  # PEFT keeps adapters in float32; pure bf16 is faster

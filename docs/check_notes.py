@@ -270,9 +270,9 @@ _FORMAT = {
         "Content is a text, or a list of parts of text and pictures.", _talked(("user", 7), _ANSWER)
     ),
     "weight-invalid": CheckNote(
-        "A weight says whether an assistant's turn is trained. Fractions do not exist, and other roles are never "
-        "trained.",
-        _talked(("user", "Hi"), {"role": "assistant", "content": "Hello", "weight": 0.5}),
+        "A weight says whether an assistant's turn is trained, or how much its tokens count. What lies between 0 and 1 "
+        "is for Kivnun's own training; `--for openai` finds it. Other roles are never trained.",
+        _talked(("user", "Hi"), {"role": "assistant", "content": "Hello", "weight": 1.5}),
     ),
     "label-invalid": CheckNote(
         "A label that is neither true nor false cannot say whether the answer is wanted.",

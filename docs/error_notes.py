@@ -21,6 +21,7 @@ from kivnun.data.convert import ConvertOptions, convert_data, find_target
 from kivnun.data.encode import Encoder
 from kivnun.data.files.find import find_data
 from kivnun.data.folder import read_dataset, write_dataset
+from kivnun.data.labels import collect_classes
 from kivnun.data.preflight import check_splits, require_no_errors
 from kivnun.data.prepare import PreparedData, tokenize_splits
 from kivnun.data.reading import read_conversations, read_data
@@ -42,9 +43,14 @@ from kivnun.optimization.onnx import require_onnx_files
 from kivnun.optimization.parity import compare_answers, require_parity
 from kivnun.prices import load_prices
 from kivnun.recipe import DataSection, EvaluationSection, NewModel, SplitSection, TrainingSection, load_recipe
+from kivnun.recipe.objectives import CustomObjective, DpoObjective
 from kivnun.runs import find_run, open_run, verify_artifact, write_stage
 from kivnun.runs.atomic import disk_full_as_user_error
+from kivnun.search.loop import require_a_value
+from kivnun.search.plan import plan_search
+from kivnun.search.trials import Trial, require_same_search
 from kivnun.training.loop import fit, make_plan
+from kivnun.training.objectives.custom import load_custom
 from kivnun.training.optimizer import MasterWeights
 
 TEMPLATE = "Text: {phrase}\nTone: {tone}"
@@ -144,6 +150,20 @@ def _enrich_nothing() -> None:
     plan_questions([Conversation((document,), {}, "book.txt:1")], EnrichOptions())
 
 
+def _label_unknown() -> None:
+    rows = {
+        "train": [_labelled("joy", 1), _labelled("fear", 2)],
+        "validation": [],
+        "test": [_labelled("anger", 3)],
+    }
+    collect_classes(rows)
+
+
+def _labelled(label: str, line: int) -> Conversation:
+    turns = (Message("user", f"text {line}", trained=False), Message("assistant", label, trained=True))
+    return Conversation(turns, {"label": label}, f"rows.jsonl:{line}")
+
+
 def _evaluation_label() -> None:
     data = _data(*ROWS, template=None, prompt_template="{phrase}\n", answer_template="It is {tone}")
     Path("dataset").mkdir()
@@ -187,6 +207,14 @@ def _nothing_to_learn() -> None:
     tokenize_splits(PromptTemplate("text"), empty, _data(*ROWS), _encoder())
 
 
+def _preference_invalid() -> None:
+    plain = {"prompt": "What is the sun?", "completion": "A star."}
+    rows = [{"prompt": "What is the moon?", "chosen": "A rock that circles us.", "rejected": "A lamp."}, plain]
+    data = [_data(row, template=None, train=_write(f"data/{n}.jsonl", json.dumps(row))) for n, row in enumerate(rows)]
+    both = data[0].model_copy(update={"train": tuple(str(each.train) for each in data)})
+    tokenize_splits(*read_conversations(both, "dpo"), both, _encoder(), DpoObjective())
+
+
 def _parity_failed() -> None:
     reference = Generation((5, 7), "stop", (2.1, 0.8, 3.0))
     other = Generation((5, 9), "stop", (2.1, 0.4, 3.0))
@@ -203,14 +231,27 @@ def _run_folder_taken() -> None:
     open_run(Path("photos"))
 
 
+def _other_search() -> None:
+    require_same_search(Path(), {"recipe": "one", "seed": 0})
+    require_same_search(Path(), {"recipe": "one", "seed": 1})
+
+
+def _unknown_searched_field() -> None:
+    recipe = Path("recipe.yaml")
+    init(recipe)
+    plan_search(load_recipe(recipe, ["search={space: {learning_rat: {type: float, low: 1e-5, high: 1e-2}}}"]))
+
+
 def _target_modules() -> None:
     find_targets(make_model(SHAPE, train_tokenizer([], 300), seed=0), ("query_key_value",))
 
 
 NOTES: dict[str, ErrorNote] = {
     "adapter-invalid": ErrorNote(
-        "An adapter is usable only with the base model that it was trained on. Only plain LoRA is computed; for other "
-        "kinds merge the adapter with PEFT and use the merged folder as `base_model`.",
+        "An adapter is usable only with the base model that it was trained on: `base_model.json` beside it holds the "
+        "hash of that model's weights, and another hash is refused. From PEFT's folders, what changes a computation "
+        "that Kivnun does not know is refused too; merge such an adapter with PEFT and use the merged folder as "
+        "`base_model`.",
         lambda: read_adapter(Path("adapter")),
     ),
     "answer-cut": ErrorNote(
@@ -301,6 +342,11 @@ NOTES: dict[str, ErrorNote] = {
         "are left out, and counted, with `--drop-extra`.",
         _format_loss,
     ),
+    "label-unknown": ErrorNote(
+        "A classifier has a class for each label of the training rows and can answer with no other. The objective "
+        "`classification` takes the answer of a row as its label.",
+        _label_unknown,
+    ),
     "logits-not-finite": ErrorNote(
         "The weights are broken, since a finite model gives finite logits. Train again with a lower learning rate, or "
         "in fp32.",
@@ -335,16 +381,37 @@ NOTES: dict[str, ErrorNote] = {
         "tokens are trained.",
         _nothing_to_learn,
     ),
+    "objective-invalid": ErrorNote(
+        "A loss of your own is found by its name among the entry points of the group `kivnun.objectives`, called with "
+        "`training.objective.options`, and must give an object with `start`, `count`, `prepare_step` and `loss`. "
+        "[Train with a loss of your own](../howto/own-loss.md) shows a whole one.",
+        lambda: load_custom(CustomObjective(kind="custom", name="focal")),
+    ),
     "parity-failed": ErrorNote(
         "For a merged or fp32 form this is a defect, in Kivnun or in what it builds on: report it with the lines that "
         "are shown. For int4 it means that the loss is larger than `optimization.min_int4_agreement` allows: a smaller "
         "`optimization.block_size` loses less.",
         _parity_failed,
     ),
+    "preference-invalid": ErrorNote(
+        "The objectives `dpo` and `orpo` learn from rows with a preferred and a rejected answer, `kto` from those or "
+        "from answers that are marked good or bad. Two answers that are the same tokens teach nothing. Formats: "
+        "`preference`, `openai-preference`, `gemini-preference` and `kto`.",
+        _preference_invalid,
+    ),
     "prices-invalid": ErrorNote(
         "All problems of the table are listed at once. `kivnun estimate --write-prices FILE` writes the shipped "
         "table, which can then be edited.",
         lambda: load_prices(Path(_write("prices.yaml", "as_of: 2026-11-21\ncurency: USD\n"))),
+    ),
+    "process-lost": ErrorNote(
+        "Of several processes one ended, was killed, or lost its connection; the others cannot go on without it. What "
+        "it said last stands above. The same command goes on from the latest checkpoint, with as many processes or "
+        "another number."
+    ),
+    "processes-differ": ErrorNote(
+        "Every machine of a training starts from the same recipe, data files, base model, precision and library "
+        "versions. Compare them; `pip freeze` lists the libraries."
     ),
     "prompt-invalid": ErrorNote(
         "Shorten the prompt. It is never cut for you: the model would answer another question than was asked. A "
@@ -374,6 +441,21 @@ NOTES: dict[str, ErrorNote] = {
     "sampling-invalid": ErrorNote(
         "Temperature 0 always takes the best token; about 0.7 is varied.", lambda: Sampling(temperature=-1)
     ),
+    "search-differs": ErrorNote(
+        "A folder holds one search, since values of different recipes, ranges or rows cannot be compared. Name another "
+        "folder with `--out`, or remove the one that stands there.",
+        _other_search,
+    ),
+    "search-failed": ErrorNote(
+        "Each trial's reason is listed, and `trials/0001.log` in the folder of the search holds what it said. Ranges "
+        "that are too wide, such as learning rates above 0.1, are the usual cause.",
+        lambda: require_a_value([Trial(1, {}, {}, "failed", reason="loss-not-finite: the loss of step 3 is nan")]),
+    ),
+    "search-invalid": ErrorNote(
+        "Every end of every range and every choice is tried on the recipe before the first trial; each line names the "
+        "field and what is wrong with it.",
+        _unknown_searched_field,
+    ),
     "split-too-small": ErrorNote(
         "Each split that is asked for needs at least one row; with `stratify_by`, so does each value's share. Add "
         "rows, lower the shares, or give numbers of rows instead.",
@@ -384,7 +466,8 @@ NOTES: dict[str, ErrorNote] = {
         lambda: score_classification("tuned", ["a"], ["a\nb"], ["a\nb"], seed=0, resamples=100),
     ),
     "target-modules": ErrorNote(
-        "Layer names differ between model families. Choose from those in the hint, or write `all-linear`.",
+        "Layer names differ between model families. Choose from those in the hint, or write `all-linear`. The names of "
+        "`method.modules` and `method.modules_to_save` are checked in the same way.",
         _target_modules,
     ),
     "template-field": ErrorNote(

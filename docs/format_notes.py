@@ -251,8 +251,9 @@ FORMAT_NOTES: dict[str, FormatNote] = {
     ),
     "openai-chat": FormatNote(
         {"messages": [{"role": "system", "content": "ענה בקצרה."}, _USER, _MODEL]},
-        "Content may be a list of parts. `weight: 0` keeps an assistant's turn from being learnt. `tools`, calls with "
-        "ids, and the older `functions` are read. No further columns: the service refuses keys that it does not know.",
+        "Content may be a list of parts. `weight: 0` keeps an assistant's turn from being learnt, and "
+        "`weight: 0.5` lets its tokens count half, which OpenAI does not know. `tools`, calls with ids, and "
+        "the older `functions` are read. No further columns: the service refuses keys that it does not know.",
     ),
     "alpaca": FormatNote(
         {"instruction": "תרגם לאנגלית.", "input": "שלום", "output": "Hello"},

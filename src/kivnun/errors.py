@@ -42,6 +42,8 @@ CODES: dict[str, str] = {
     "parity-failed": "Two forms of the same model answer differently beyond ties.",
     "preference-invalid": "A row has no second answer to prefer one to, or two that are the same.",
     "prices-invalid": "A price table cannot be read, or has unknown fields or wrong values.",
+    "process-lost": "A process of a training that several share ended or cannot be reached.",
+    "processes-differ": "The processes that share a training do not have the same recipe, data, model or libraries.",
     "prompt-invalid": "A prompt is empty, holds a special token, or leaves no room for an answer in the context.",
     "recipe-invalid": "A recipe has unknown fields, wrong types or values out of range.",
     "recipe-missing": "The recipe file does not exist.",

@@ -8,16 +8,14 @@ from pathlib import Path
 from kivnun.data.files.find import DataFile
 from kivnun.data.reading import find_files
 from kivnun.errors import UserError
+from kivnun.methods.virtual_tokens import require_room
 from kivnun.models.load import model_config_value
 from kivnun.models.resolve import ResolvedModel
 from kivnun.recipe.dump import dump_recipe
-from kivnun.recipe.load import LoadedRecipe
+from kivnun.recipe.load import DATA_FILES, LoadedRecipe, located_recipe
+from kivnun.recipe.methods import Method, PrefixMethod, PromptMethod
 from kivnun.recipe.schema import DataSection, Recipe
-from kivnun.recipe.values import DataFiles
 from kivnun.runs import ModelLock, Run, RunLock, hash_file, write_atomic, write_lock
-
-# Where a file lies does not matter, only what is in it: its hash stands in for its path.
-DATA_FILES = {"train", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -73,25 +71,19 @@ def _require_names(paths: Sequence[Path]) -> None:
             raise UserError("data-encoding", f"{shown}: the name of this file is not UTF-8", hint="rename it")
 
 
-def located_recipe(loaded: LoadedRecipe) -> Recipe:
-    """The recipe with the paths of its data files as they are found from here."""
+def fit_context(data: DataSection, base: ResolvedModel, method: Method) -> tuple[DataSection, int | None]:
+    """The data section with rows no longer than the model can read, and that limit where it is the tighter one.
 
-    def locate(files: DataFiles | None) -> DataFiles | None:
-        if isinstance(files, str):
-            return str(loaded.locate(files))
-        if isinstance(files, Mapping):
-            return {name: str(loaded.locate(file)) for name, file in files.items()}
-        return files and tuple(str(loaded.locate(file)) for file in files)
-
-    data = loaded.recipe.data
-    located = {name: locate(getattr(data, name)) for name in DATA_FILES}
-    return loaded.recipe.model_copy(update={"data": data.model_copy(update=located)})
-
-
-def fit_context(data: DataSection, base: ResolvedModel) -> tuple[DataSection, int | None]:
-    """The data section with rows no longer than the model can read, and that limit where it is the tighter one."""
+    Raises:
+        UserError: `recipe-invalid` where the method's virtual tokens fill the model's context.
+    """
     limit = model_config_value(base.folder, "max_position_embeddings")
-    if not isinstance(limit, int) or limit >= data.max_seq_len:
+    if not isinstance(limit, int):
+        return data, None
+    if isinstance(method, PrefixMethod | PromptMethod):
+        require_room(limit, method.num_virtual_tokens)
+        limit -= method.num_virtual_tokens
+    if limit >= data.max_seq_len:
         return data, None
     return data.model_copy(update={"max_seq_len": limit}), limit
 

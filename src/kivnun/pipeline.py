@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kivnun.data.check_counts import count_checks
@@ -31,12 +32,15 @@ from kivnun.evaluation.while_training import score_while_training
 from kivnun.generation.engine import Generation
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.inputs import RunInputs, find_inputs, fit_context, write_run_lock
-from kivnun.methods import BaseModelName, load_tuned, make_method, require_mergeable
+from kivnun.methods import BaseModelName, learning_rate_scales, load_tuned, make_method, require_mergeable
 from kivnun.models.attention import standard_attention, use_packed_attention, use_standard_attention
-from kivnun.models.load import load_model, load_tokenizer, move_model
+from kivnun.models.heads import Head, choose_head, load_headed, read_head
+from kivnun.models.load import load_tokenizer, move_model
 from kivnun.models.new import make_model, train_tokenizer
+from kivnun.models.quantize import count_parameters
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
+from kivnun.models.sentence_folder import write_head
 from kivnun.models.types import Model, Tokenizer
 from kivnun.optimization.onnx import require_exportable_model
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
@@ -45,18 +49,24 @@ from kivnun.recipe.schema import EvaluationSection, NewModel, OptimizationSectio
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
 from kivnun.runs import Run, content_hash, library_versions, stage_done, stage_key, write_stage
 from kivnun.runs.ending import endings_logged
+from kivnun.runs.joined import JoinedRun
 from kivnun.tracking import open_trackers
 from kivnun.training.device import compile_layers, pick_device, pick_dtype
+from kivnun.training.flops import flops_per_token
+from kivnun.training.head_answers import answer_split, asked_rows
+from kivnun.training.joined import BY_ITSELF, Joined
 from kivnun.training.loop import make_plan
 from kivnun.training.memory import recompute_layers
-from kivnun.training.objectives import make_objective
+from kivnun.training.objectives import describe_objective, make_objective
 from kivnun.training.optimizer import make_master_weights
-from kivnun.training.score import row_losses
+from kivnun.training.score import document_losses
 from kivnun.training.stage import Checkpoints, Job, train
+from kivnun.training.usage import UsageMeter
 from kivnun.training.validation import Measure, Validation
 
 Log = Callable[[str, Mapping[str, object]], None]
 
+TRAINED_STAGE = "model"
 SCORING_BATCH_TOKENS = 8192
 MAX_PARITY_PROMPTS = 500
 DEFAULT_MAX_NEW_TOKENS = 32
@@ -70,11 +80,13 @@ class Context:
         run: The run folder, held by this process.
         inputs: The recipe and its data files.
         log: Takes every event; it is kept in `events.jsonl` and shown.
+        joined: This process among those that train together.
     """
 
     run: Run
     inputs: RunInputs
     log: Log
+    joined: Joined = BY_ITSELF
 
     @property
     def recipe(self) -> Recipe:
@@ -84,26 +96,47 @@ class Context:
     def stage(
         self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, parents: tuple[str, ...] = ()
     ) -> Path:
-        """The finished folder of a stage: made now, or found made from the same inputs."""
+        """The finished folder of a stage: made now, or found made from the same inputs.
+
+        Of several processes the first one makes it; the others wait, and take part in the training.
+        """
         inputs = {**inputs, "versions": library_versions()}
         key = stage_key(inputs)
-        if stage_done(self.run.folder, name, key):
+        folder, notices = self.run.folder / name, self.joined.notices
+        if not self.joined.parallel.leads:
+            if not notices.wait_for(name, key):
+                if name == TRAINED_STAGE:
+                    make(folder)
+                else:
+                    notices.wait_for_end(name)
+            return folder
+        is_done = stage_done(self.run.folder, name, key)
+        notices.begin(name, key, is_done=is_done)
+        if is_done:
             self.log("stage_skipped", {"stage": name})
         else:
             self.log("stage_started", {"stage": name})
             with write_stage(self.run.folder, name, kind=name, key=key, inputs=inputs, parents=parents) as partial:
                 make(partial)
             self.log("stage_finished", {"stage": name})
-        return self.run.folder / name
+        notices.finish(name)
+        return folder
 
 
-def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fields: None) -> RunResults:
+def run_recipe(
+    loaded: LoadedRecipe,
+    run: Run,
+    *,
+    show: Log = lambda _event, _fields: None,
+    joined: Joined = BY_ITSELF,
+) -> RunResults:
     """Run every stage of a recipe in a run folder that this process holds.
 
     Args:
         loaded: The recipe.
         run: The run folder.
         show: Takes every event, for progress displays.
+        joined: This process, the first of those that train together.
 
     Raises:
         UserError: Whatever the user can mend; finished stages stay, and the same call goes on after them.
@@ -119,7 +152,24 @@ def run_recipe(loaded: LoadedRecipe, run: Run, *, show: Log = lambda _event, _fi
             say(event, fields)
             trackers.track(event, fields)
 
-        return run_stages(Context(run, find_inputs(loaded), log))
+        return run_stages(Context(run, find_inputs(loaded), log, joined))
+
+
+def follow_recipe(loaded: LoadedRecipe, run_dir: Path, joined: Joined) -> None:
+    """What every process but the first does: take part in the training, and write nothing.
+
+    Args:
+        loaded: The recipe.
+        run_dir: The run folder, which the first process holds.
+        joined: This process.
+
+    Raises:
+        UserError: Whatever the user can mend.
+    """
+    context = Context(JoinedRun(run_dir), find_inputs(loaded), lambda _event, _fields: None, joined)
+    joined.parallel.require(context.recipe.method.kind, context.recipe.training)
+    base = make_base(context)
+    train_model(context, base, make_dataset(context, base))
 
 
 def run_stages(context: Context) -> RunResults:
@@ -129,6 +179,8 @@ def run_stages(context: Context) -> RunResults:
         UserError: Whatever the user can mend.
     """
     recipe, run = context.recipe, context.run
+    context.joined.parallel.require(recipe.method.kind, recipe.training)
+    make_objective(recipe.training.objective)  # a loss of the user's own may be missing or wrong
     base = make_base(context)
     write_run_lock(run, context.inputs, base, device=str(pick_device()))
     if recipe.optimization is not None:
@@ -179,12 +231,12 @@ def make_base(context: Context) -> ResolvedModel:
 def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
     """Read, split, check and tokenise the rows; data with errors is refused here, before anything is trained."""
     recipe = context.recipe
+    data, limit = fit_context(recipe.data, base, recipe.method)
 
     def make(folder: Path) -> None:
         read = read_data(recipe.data, recipe.training.objective.kind)
         context.log("data_read", {"formats": read.formats, "notes": read.notes})
         encoder = Encoder(load_tokenizer(base.folder))
-        data, limit = fit_context(recipe.data, base)
         if limit is not None:
             context.log("context_limit", {"max_seq_len": recipe.data.max_seq_len, "context": limit})
         path = str(context.inputs.loaded.path)
@@ -201,6 +253,7 @@ def make_dataset(context: Context, base: ResolvedModel) -> Dataset:
     inputs = {
         **context.inputs.describe_data(),
         "base_model": base.content_hash,
+        "max_seq_len": data.max_seq_len,
     }
     dataset = read_dataset(context.stage("dataset", inputs, make))
     context.log("dataset", {**dataset.summary(), "check": str(dataset.folder / PAGE_NAME)})
@@ -215,49 +268,81 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
     dtype = pick_dtype(settings.precision, device)
     inputs: dict[str, object] = {
         "method": recipe.method.model_dump(mode="json"),
-        "training": settings.model_dump(mode="json", exclude={"report_to"}),
+        "training": settings.model_dump(mode="json", exclude={"report_to", "parallel"}),
+        "objective": describe_objective(settings.objective),
         "dtype": str(dtype),
         "dataset": content_hash(dataset.folder),
         "base_model": base.content_hash,
     }
 
-    def make(folder: Path) -> None:
-        model = load_model(base.folder, dtype=dtype)
-        method = make_method(recipe.method)
+    method = make_method(recipe.method)
+
+    def make_trainable(head: Head | None) -> Model:
+        model = load_headed(base.folder, head, dtype=dtype)
         method.prepare(model, generator=torch.Generator().manual_seed(settings.seed))
-        move_model(model, device)
-        use_packed_attention(model)
+        return model
+
+    def make(folder: Path) -> None:
+        head = _head(context, base, dataset)
+        model = make_trainable(head)
+        parallel = context.joined.parallel.place(model, device, dtype=dtype)
+        parallel.run(lambda: use_packed_attention(model))
         if settings.gradient_checkpointing:
             recompute_layers(model)
-        weights = make_master_weights(model, settings)
+        weights = make_master_weights(model, settings, learning_rate_scales(model))
+        rows = dataset.table("train")
+        flops = flops_per_token(model, lengths=np.diff(rows.offsets).tolist(), num_targets=rows.num_trained)
         job = Job(
             model,
             weights,
-            dataset.table("train"),
+            rows,
             Validation(dataset.table("validation"), _make_measure(recipe, model, dataset, base)),
             settings,
             make_objective(settings.objective),
             describe_row=dataset.describe_row,
+            parallel=parallel,
+            meter=UsageMeter(device, dtype, flops, num_processes=parallel.world_size) if parallel.leads else None,
         )
         plan = make_plan(job.rows.lengths(), settings)
+        num_tokens = plan.num_steps * plan.step_tokens
         description = {
             "device": str(device),
             "dtype": str(dtype),
-            "compiled": compile_layers(model, settings, num_tokens=plan.num_steps * plan.step_tokens),
+            "compiled": parallel.run(lambda: compile_layers(model, settings, num_tokens=num_tokens)),
             "num_steps": plan.num_steps,
             "trained_parameters": sum(parameter.numel() for parameter in weights.parameters.values()),
-            "all_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "all_parameters": count_parameters(model),
+            "flops_per_token": flops,
         }
         context.log("training_started", description)
         key = stage_key({**inputs, "versions": library_versions()})
         checkpoints = Checkpoints(context.run.folder, key)
         progress = train(job, checkpoints=checkpoints, log=context.log)
         context.log("training_finished", {"step": progress.step, "best_step": progress.best_step})
+        model = parallel.whole_model(model, weights, lambda: make_trainable(head))
+        parallel.part()
+        if not parallel.leads:
+            return
         method.export(model, folder, base_model=BaseModelName(base.name, base.folder))
         load_tokenizer(base.folder).save_pretrained(folder)
         dataset.template.save(folder)
+        if head is not None:
+            write_head(folder, head, load_tokenizer(base.folder), hidden_size=int(model.config.hidden_size))
 
-    return context.stage("model", inputs, make, parents=("dataset",))
+    return context.stage(TRAINED_STAGE, inputs, make, parents=("dataset",))
+
+
+def _head(context: Context, base: ResolvedModel, dataset: Dataset) -> Head | None:
+    """The head of the model that is trained; None for the one that predicts tokens, which the base model has."""
+    recipe = context.recipe
+    data, _ = fit_context(recipe.data, base, recipe.method)
+    return choose_head(
+        recipe.training.objective,
+        labels=dataset.labels,
+        seed=recipe.training.seed,
+        pad_token_id=Encoder(load_tokenizer(base.folder)).pad_id,
+        max_seq_len=data.max_seq_len,
+    )
 
 
 def _make_measure(recipe: Recipe, model: Model, dataset: Dataset, base: ResolvedModel) -> Measure | None:
@@ -288,15 +373,24 @@ def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, s
     def make(folder: Path) -> None:
         rows, train_rows = (eval_rows(dataset, split, settings) for split in ("test", "train"))
         tokenizer = load_tokenizer(folders.model)
+        head = read_head(folders.model)
+        if head is not None:
+            rows = [rows[number] for number in asked_rows(dataset.table("test"), head)]
         answers: list[Answers] = []
         for name in (BASE, TUNED):
             context.log("answering", {"model": name, "num_rows": len(rows)})
+            if name == BASE and head is not None and head.kind == "classification":
+                context.log("untrained_head", {"labels": list(head.labels)})
             model = (
-                load_model(folders.base, dtype=torch.float32)
+                load_headed(folders.base, head, dtype=torch.float32)
                 if name == BASE
                 else load_tuned(folders.base, folders.model, dtype=torch.float32)
             )
-            answers.append(_answer(model, tokenizer, dataset, rows, settings.max_new_tokens))
+            answers.append(
+                _answer(model, tokenizer, dataset, rows, settings.max_new_tokens)
+                if head is None
+                else _answer_with_head(model, head, dataset, tokenizer)
+            )
         write_evaluation(score_answers(settings, rows, train_rows, *answers), folder)
 
     inputs = {
@@ -314,11 +408,21 @@ def _answer(
     """One model's greedy answers and its likelihoods of the right ones, in float32."""
     move_model(model, pick_device())
     use_packed_attention(model)
-    sums, counts = row_losses(model, dataset.table("test"), batch_tokens=SCORING_BATCH_TOKENS)
+    table = dataset.table("test")
+    sums, counts = document_losses(model, table, batch_tokens=SCORING_BATCH_TOKENS)
+    step = table.documents_per_row
+    rejected = sums[1::step] if step > 1 else None
     use_standard_attention(model)
     engine = TorchEngine(model, pad_id=Encoder(tokenizer).end_id)
     texts = answer_rows(engine, rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, stop_ids=dataset.stop_ids)
-    return Answers(texts, sums, counts)
+    return Answers(texts, sums[::step], counts[::step], rejected)
+
+
+def _answer_with_head(model: Model, head: Head, dataset: Dataset, tokenizer: Tokenizer) -> Answers:
+    """One model's labels or nearest texts, in float32; a classifier's head on the base model has learnt nothing."""
+    move_model(model, pick_device())
+    said = answer_split(model, head, dataset, "test", Encoder(tokenizer), batch_tokens=SCORING_BATCH_TOKENS)
+    return Answers(said.texts, said.losses, [1] * len(said.texts))
 
 
 def optimize_model(context: Context, folders: TunedFolders, dataset: Dataset, settings: OptimizationSection) -> Path:

@@ -6,7 +6,7 @@ from kivnun.data.check_counts import count_checks, say_checks
 from kivnun.data.checks.report import CheckReport
 from kivnun.data.encode import Encoder
 from kivnun.data.preflight import check_before_training, require_no_errors
-from kivnun.data.prepare import tokenize_splits
+from kivnun.data.prepare import PreparedData, tokenize_splits
 from kivnun.data.reading import ReadData, read_data
 from kivnun.inputs import fit_context, located_recipe
 from kivnun.models.load import load_tokenizer
@@ -15,6 +15,7 @@ from kivnun.optimization.onnx import require_exportable_model
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.schema import NewModel
 from kivnun.training.loop import make_plan
+from kivnun.training.objectives import make_objective
 
 
 def describe_plan(loaded: LoadedRecipe) -> list[str]:
@@ -24,6 +25,7 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
         UserError: What a run would refuse before training.
     """
     recipe = located_recipe(loaded)
+    make_objective(recipe.training.objective)
     if isinstance(recipe.base_model, NewModel):
         read = read_data(recipe.data, recipe.training.objective.kind)
         report = check_before_training(read, recipe.data, recipe=str(loaded.path))
@@ -35,11 +37,11 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
         chosen = recipe.optimization
         require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
     read = read_data(recipe.data, recipe.training.objective.kind)
-    data, _ = fit_context(recipe.data, base)
+    data, _ = fit_context(recipe.data, base, recipe.method)
     encoder = Encoder(load_tokenizer(base.folder))
     report = check_before_training(read, data, recipe=str(loaded.path), encoder=encoder)
     require_no_errors(report, recipe=str(loaded.path))
-    prepared = tokenize_splits(read.template, read.splits, data, encoder)
+    prepared = tokenize_splits(read.template, read.splits, data, encoder, recipe.training.objective)
     table = prepared.table("train")
     plan = make_plan(table.lengths(), recipe.training)
     stages = ["dataset", "model", *(name for name in ("evaluation", "optimization") if getattr(recipe, name))]
@@ -48,10 +50,17 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
         f"rows: {', '.join(f'{len(part)} {name}' for name, part in prepared.splits.items())}",
         *_say_left_out({**read.left_out, **prepared.dropped}),
         *_say_data(read, report),
-        f"tokens: {table.num_tokens:,} to train on, {table.num_trained:,} of them learnt",
+        f"tokens: {table.num_tokens:,} to train on{_say_learnt(prepared)}",
+        *([f"labels: {', '.join(prepared.labels)}"] if prepared.labels else []),
         f"steps: {plan.num_steps} of up to {plan.step_tokens:,} tokens, method {recipe.method.kind}",
         f"stages: {', '.join(stages)}",
     ]
+
+
+def _say_learnt(prepared: PreparedData) -> str:
+    """How many tokens are learnt one by one; a head learns from whole texts."""
+    learnt = prepared.num_trained("train")
+    return f", {learnt:,} of them learnt" if learnt else ""
 
 
 def _say_left_out(counts: Mapping[str, int]) -> list[str]:

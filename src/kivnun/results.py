@@ -98,14 +98,21 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         comparison=evaluation.comparison if evaluation else None,
         outcomes=evaluation.outcomes if evaluation else None,
         yardstick_comparison=evaluation.yardstick_comparison if evaluation else None,
+        preference_comparison=evaluation.preference_comparison if evaluation else None,
         perplexity_ratio=evaluation.perplexity_ratio if evaluation else None,
         parity=[ParityLine(**asdict(row)) for row in results.parity],
         durations=stage_durations(events),
         tokens_per_second=_training_speed(training),
-        warnings=[*_warnings(events, training), *(f"data checks: {line}" for line in say_checks(results.checks))],
+        warnings=[*_warnings(events, training), *_say_fresh_head(recipe), *(f"data checks: {line}" for line in say_checks(results.checks))],
         check_page=f"dataset/{PAGE_NAME}" if (results.folder / "dataset" / PAGE_NAME).is_file() else None,
     )
     write_atomic(results.report, render_report(page))
+
+
+def _say_fresh_head(recipe: Recipe) -> list[str]:
+    """A base model has no head that could know the labels."""
+    is_fresh = recipe.evaluation is not None and recipe.training.objective.kind == "classification"
+    return ["the base model answers with an untrained head, for it has none for these labels"] if is_fresh else []
 
 
 def stage_durations(events: Sequence[Event]) -> dict[str, float]:

@@ -68,7 +68,7 @@ CHATS = {
     "a picture that the assistant shows": turns("image-on-answer", HELLO, ("assistant", [PICTURE])),
     "a key that nobody knows": turns("field-unknown", {"role": "user", "content": "Hi", "colour": "red"}, REPLY),
     "a name that is a number": turns("field-type", {"role": "user", "content": "Hi", "name": 3}, REPLY),
-    "a weight of one half": turns("weight-invalid", HELLO, {"role": "assistant", "content": "Hello", "weight": 0.5}),
+    "a weight above one": turns("weight-invalid", HELLO, {"role": "assistant", "content": "Hello", "weight": 1.5}),
     "a weight that is true": turns("weight-invalid", HELLO, {"role": "assistant", "content": "Hello", "weight": True}),
     "a weight that is a text": turns("weight-invalid", HELLO, {"role": "assistant", "content": "Hello", "weight": "1"}),
     "a weight of the user": turns("weight-invalid", {"role": "user", "content": "Hi", "weight": 1}, REPLY),

@@ -323,7 +323,7 @@ def test_an_undesirable_answer_is_not_shown_as_learnt(tokenizer: Tokenizer) -> N
     good = show(tokenizer, say("user", "hi"), say("assistant", "joy"), desirable=True)
     assert texts_by_role(good)["trained"] == "joy<|im_end|>"
     assert [row.notes for row in (bad, good)] == [
-        ("label: undesirable, to be avoided and not learnt",), ("label: desirable",)
+        ("label: undesirable, to be avoided",), ("label: desirable",)
     ]  # fmt: skip
 
 

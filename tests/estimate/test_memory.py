@@ -10,11 +10,22 @@ from kivnun.estimate.memory import count_memory
 from kivnun.methods import make_method
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
+from kivnun.models.quantize import count_bytes, count_parameters
 from kivnun.models.resolve import resolve_model
-from kivnun.recipe.methods import FullMethod, LoraMethod, Method
+from kivnun.recipe.methods import FullMethod, Ia3Method, LoraMethod, Method, PrefixMethod, PromptMethod, QloraMethod
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.optimizer import MasterWeights, make_master_weights
+
+METHODS: list[Method] = [
+    FullMethod(),
+    LoraMethod(rank=4),
+    QloraMethod(rank=4),
+    QloraMethod(rank=4, use_dora=True, double_quant=False),
+    Ia3Method(),
+    PrefixMethod(num_virtual_tokens=3),
+    PromptMethod(init_text="The quick brown fox"),
+]
 
 
 def trained_once(folder: Path, method: Method, settings: TrainingSection, dtype: torch.dtype, table: TokenTable):
@@ -35,7 +46,7 @@ def optimizer_bytes(weights: MasterWeights) -> int:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("method", [FullMethod(), LoraMethod(rank=4)], ids=lambda method: method.kind)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.kind)
 def test_counted_bytes_are_the_bytes_of_a_real_training(
     tiny_model_folder: Path, tiny_table: TokenTable, method: Method, dtype: torch.dtype, optimizer: str
 ) -> None:
@@ -45,7 +56,8 @@ def test_counted_bytes_are_the_bytes_of_a_real_training(
     )
     model, weights = trained_once(tiny_model_folder, method, settings, dtype, tiny_table)
     masters = [master for name, master in weights.masters.items() if master is not weights.parameters[name]]
-    assert need.weights == sum(parameter.nbytes for parameter in model.parameters())
+    assert need.weights == count_bytes(model)
+    assert need.all_parameters == count_parameters(model)
     assert need.masters == sum(master.nbytes for master in masters)
     assert need.trained_parameters == sum(master.numel() for master in weights.masters.values())
     if optimizer == "adamw":
@@ -67,6 +79,17 @@ def test_a_larger_batch_needs_more_memory_until_all_rows_are_in_it(
 
     assert activations(64) == 2 * activations(32)
     assert activations(10**9) == activations(tiny_table.num_tokens)
+
+
+def test_4_bits_need_less_than_lora(tiny_model_folder: Path, tiny_table: TokenTable) -> None:
+    base, lengths = resolve_model(str(tiny_model_folder)), tiny_table.lengths()
+    lora, qlora = (
+        count_memory(base, method, TrainingSection(), dtype=torch.bfloat16, row_lengths=lengths)
+        for method in (LoraMethod(rank=4), QloraMethod(rank=4))
+    )
+    assert qlora.weights < lora.weights
+    assert qlora.all_parameters == lora.all_parameters
+    assert qlora.trained_parameters == lora.trained_parameters
 
 
 def test_the_total_is_the_sum_of_its_parts(tiny_model_folder: Path, tiny_table: TokenTable) -> None:

@@ -326,3 +326,12 @@ def test_layers_that_are_computed_twice_are_refused_for_a_prefix():
     Recipe.model_validate({**fields, "method": {"kind": "prompt"}})
     with pytest.raises(ValidationError, match=r"training\.gradient_checkpointing: cannot be combined"):
         Recipe.model_validate({**fields, "method": {"kind": "prefix"}})
+
+
+@both
+def test_an_objective_that_compares_with_the_base_model_is_refused(kind: str):
+    fields = {"base_model": "bundled", "data": {"train": "a.jsonl"}, "method": {"kind": kind}}
+    for objective in ("dpo", "kto"):
+        with pytest.raises(ValidationError, match="does not start as the base model"):
+            Recipe.model_validate({**fields, "training": {"objective": objective}})
+    Recipe.model_validate({**fields, "training": {"objective": "orpo"}})

@@ -27,13 +27,12 @@ from transformers import (
 
 from kivnun.errors import UserError
 from kivnun.models.attention import (
-    QUERY_BLOCK_TOKENS,
-    _CausalProducts,
     attend_documents,
     group_documents,
     packed_hidden_states,
     use_packed_attention,
 )
+from kivnun.models.document_products import QUERY_BLOCK_TOKENS, document_products, make_layout
 from kivnun.models.types import Model
 
 # Weights are large, so that attention matters and a mistake in it shows.
@@ -204,11 +203,21 @@ def qkv(length: int, dtype: torch.dtype, *, heads: int = 4, key_heads: int = 2, 
     ]
 
 
+def products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scaling: float) -> torch.Tensor:
+    """The products over (G, H, T, D) documents of one length, packed and unpacked again."""
+    num_documents, num_heads, length, size = q.shape
+    q_NHD, k_NHD, v_NHD = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (q, k, v))
+    groups = group_documents([length] * num_documents).groups
+    layout = make_layout([(group.positions(), group.is_real()) for group in groups], len(q_NHD), num_heads, k.shape[1])
+    out = document_products(q_NHD, k_NHD, v_NHD, layout, scaling)
+    return out.view(num_documents, length, num_heads, size).transpose(1, 2)
+
+
 @pytest.mark.parametrize("heads", [(1, 1), (4, 2), (3, 1)])
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_the_products_have_the_gradient_of_their_function(length: int, heads: tuple[int, int]):
     inputs = qkv(length, torch.float64, heads=heads[0], key_heads=heads[1], size=3)
-    assert torch.autograd.gradcheck(lambda q, k, v: _CausalProducts.apply(q, k, v, 0.37), inputs)
+    assert torch.autograd.gradcheck(lambda q, k, v: products(q, k, v, 0.37), inputs)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +227,7 @@ def test_the_products_have_the_gradient_of_their_function(length: int, heads: tu
 def test_the_products_are_causal_attention_forward_and_backward(length: int, dtype: torch.dtype, tolerance: float):
     ours = qkv(length, dtype)
     exact = [tensor.detach().double().requires_grad_() for tensor in ours]
-    out = _CausalProducts.apply(*ours, 0.3)
+    out = products(*ours, 0.3)
     expected = F.scaled_dot_product_attention(*exact, is_causal=True, scale=0.3, enable_gqa=True)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     out.backward(weight)

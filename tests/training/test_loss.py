@@ -1,12 +1,15 @@
 """Chunked cross-entropy against torch's own over whole logits."""
 
+import shutil
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812 - the name of the field
 
-from kivnun.training.loss import CHUNK_TARGETS, summed_cross_entropy, target_losses
+from kivnun.training.loss import CHUNK_TARGETS, choose_compiled_loss, summed_cross_entropy, target_losses
 
 BORDERS = [0, 1, 5, CHUNK_TARGETS - 1, CHUNK_TARGETS, CHUNK_TARGETS + 1, 2 * CHUNK_TARGETS + 7]
 
@@ -66,3 +69,36 @@ def test_the_losses_of_single_targets_add_up(num_targets: int):
     torch.testing.assert_close(
         losses.sum(), summed_cross_entropy(hidden, weight, targets).detach(), rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_target_weight_of_the_loss_is_that_many_targets():
+    hidden, weight, targets = parts(9, torch.float64)
+    counts = torch.tensor([1, 2, 0, 1, 3, 1, 1, 0, 2])
+    weighted = summed_cross_entropy(hidden, weight, targets, target_weights_M=counts.double())
+    repeated = summed_cross_entropy(hidden.repeat_interleave(counts, 0), weight, targets.repeat_interleave(counts))
+    torch.testing.assert_close(weighted, repeated)
+    gradients = [torch.autograd.grad(loss, (hidden, weight)) for loss in (weighted, repeated)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.fixture
+def compiled_loss() -> Iterator[None]:
+    choose_compiled_loss(wanted=True)
+    yield
+    choose_compiled_loss(wanted=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("compiled_loss")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_compiled_loss_is_the_same():
+    for num_targets in (5, 400):
+        hidden, weight, targets = parts(num_targets, torch.float32)
+        loss = summed_cross_entropy(hidden, weight, targets)
+        expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+        torch.testing.assert_close(loss, expected)
+        gradients = [torch.autograd.grad(value, (hidden, weight)) for value in (loss, expected)]
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -7,6 +7,7 @@ from torch import nn
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
 from kivnun.recipe.training import TrainingSection
+from kivnun.training.adamw_8bit import AdamW8bit
 from kivnun.training.optimizer import MasterWeights, make_master_weights
 
 
@@ -113,7 +114,7 @@ def test_gradients_are_scaled_and_then_clipped_to_one_global_norm(tiny_model: Mo
     torch.testing.assert_close(after, before / 4 * min(1.0, max_norm / norm), atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_restored_state_goes_on_bit_for_bit(tiny_model_folder, optimizer: str, dtype: torch.dtype):
     models = [load_model(tiny_model_folder, dtype=dtype) for _ in range(2)]
@@ -138,3 +139,88 @@ def test_frozen_weights_have_no_master(tiny_model: Model):
     tiny_model.requires_grad_(requires_grad=False)
     tiny_model.model.norm.weight.requires_grad_()
     assert list(make_master_weights(tiny_model, settings()).masters) == ["model.norm.weight"]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "muon"])
+def test_a_scaled_parameter_learns_as_if_the_rate_were_that_many_times_higher(tiny_model_folder, optimizer: str):
+    """LoRA+ (Hayou et al. 2024): B's learning rate is a multiple of A's; decay is scaled with it."""
+    name, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
+    chosen = settings(optimizer=optimizer, weight_decay=0.1)
+    scaled, plain, faster = (load_model(tiny_model_folder, dtype=torch.float32) for _ in range(3))
+    for model, scales, rate in ((scaled, {name: 16.0}, 0.001), (plain, {}, 0.001), (faster, {}, 0.016)):
+        weights = make_master_weights(model, chosen, scales)
+        for step in range(3):
+            give_gradients(weights, step)
+            weights.step(rate)
+    assert torch.equal(scaled.get_parameter(name), faster.get_parameter(name))
+    assert torch.equal(scaled.get_parameter(other), plain.get_parameter(other))
+    assert not torch.equal(scaled.get_parameter(name), plain.get_parameter(name))
+
+
+def test_a_scale_for_what_is_not_trained_is_an_error(tiny_model: Model):
+    tiny_model.lm_head.weight.requires_grad_(requires_grad=False)
+    with pytest.raises(KeyError, match="not trained: lm_head"):
+        make_master_weights(tiny_model, settings(), {"lm_head.weight": 2.0, "lm_head_of_another": 3.0})
+
+
+def large_and_small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(96, 200), nn.Tanh(), nn.Linear(200, 3))
+
+
+def descend(model: nn.Module, optimizer: str, *, steps: int) -> tuple[MasterWeights, list[float]]:
+    weights = make_master_weights(model, settings(optimizer=optimizer, weight_decay=0.01))
+    generator = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randn(64, 96, generator=generator), torch.randn(64, 3, generator=generator)
+    losses = []
+    for _ in range(steps):
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        weights.step(0.003)
+        losses.append(float(loss.detach()))
+    return weights, losses
+
+
+def test_adamw_in_8_bits_learns_like_adamw_with_a_quarter_of_the_state():
+    exact, exact_losses = descend(large_and_small(), "adamw", steps=50)
+    small, losses = descend(large_and_small(), "adamw_8bit", steps=50)
+    assert exact_losses[-1] < exact_losses[0] / 5
+    assert losses == pytest.approx(exact_losses, rel=0.05, abs=0.002)
+    states = [weights.tensors() for weights in (exact, small)]
+    num_bytes = [
+        sum(value.nbytes for key, value in state.items() if key.startswith("optimizer.0.weight.")) for state in states
+    ]
+    assert num_bytes[1] / num_bytes[0] == pytest.approx(0.25, abs=0.01)
+
+
+def test_small_tensors_keep_exact_averages_beside_8_bit_ones(tiny_model: Model):
+    weights = make_master_weights(tiny_model, settings(optimizer="adamw_8bit"))
+    held = {
+        type(optimizer): [value.numel() for group in optimizer.param_groups for value in group["params"]]
+        for optimizer in weights.optimizers
+    }
+    assert min(held[AdamW8bit]) > 4096 >= max(held[torch.optim.AdamW])
+    assert sum(map(len, held.values())) == len(weights.masters)
+
+
+def test_8_bit_averages_are_those_of_adamw_within_half_a_step_of_the_map():
+    """One step from zero: m = (1 - b1) g and v = (1 - b2) g^2, each rounded within its block of 256."""
+    model = nn.Linear(96, 200, bias=False)
+    weights = make_master_weights(model, settings(optimizer="adamw_8bit"))
+    before = model.weight.detach().clone()
+    give_gradients(weights, 0)
+    gradient = model.weight.grad.clone()
+    weights.step(0.01)
+    # The first update is computed before anything is rounded: every weight moves by the learning rate.
+    torch.testing.assert_close(model.weight.detach(), before - 0.01 * gradient.sign(), atol=1e-5, rtol=1e-4)
+    from bitsandbytes.functional import dequantize_blockwise
+
+    state = weights.optimizers[0].state[model.weight]
+    for name, expected, has_sign in (("exp_avg", 0.1 * gradient, True), ("exp_avg_sq", 0.001 * gradient**2, False)):
+        from bitsandbytes.functional import create_dynamic_map
+
+        code = create_dynamic_map(signed=has_sign)
+        kept = dequantize_blockwise(state[f"{name}_codes"], absmax=state[f"{name}_scales"], code=code, blocksize=256)
+        gap = float(code.diff().max()) / 2
+        scale = expected.flatten().reshape(-1, 256).abs().amax(1).repeat_interleave(256).reshape(expected.shape)
+        assert bool(((kept - expected).abs() <= gap * scale * 1.01).all())

@@ -5,7 +5,22 @@ import sys
 
 import typer
 
-from kivnun.cli import chat, check, convert, enrich, estimate, preview, recipe, repair, run, split
+from kivnun.cli import (
+    chat,
+    check,
+    convert,
+    embed,
+    enrich,
+    estimate,
+    preview,
+    recipe,
+    repair,
+    run,
+    runs,
+    search,
+    split,
+    watch,
+)
 from kivnun.cli.output import tell
 from kivnun.errors import EXIT_STATUS, UserError
 
@@ -19,7 +34,10 @@ app = typer.Typer(
 )
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(repair.app, name="repair")
+app.add_typer(runs.app, name="runs")
 app.command()(run.run)
+app.command()(watch.watch)
+app.command()(search.search)
 app.command()(check.check)
 app.command()(convert.convert)
 app.command()(split.split)
@@ -28,6 +46,7 @@ app.command()(estimate.estimate)
 app.command()(enrich.enrich)
 app.command()(chat.generate)
 app.command()(chat.chat)
+app.command()(embed.embed)
 
 
 @app.callback(invoke_without_command=True)

@@ -38,7 +38,20 @@ def generate(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print prompt, answer and engine as JSON.")] = False,
 ) -> None:
-    """Answer one prompt, written as in training: for a template with several fields give them in order."""
+    """Answer one prompt, written as in training: for a template with several fields give them in order.
+
+    A classifier answers with its label and the label's probability.
+    """
+    from kivnun.assistant import is_classifier
+    from kivnun.runs import find_run
+
+    if is_classifier(find_run(run)):
+        if temperature or engine is not EngineName.AUTO:
+            raise typer.BadParameter(
+                "--temperature and --engine belong to models that write text; this is a classifier"
+            )
+        _classify(run, prompt, system, as_json=as_json)
+        return
     assistant = _open(run, engine, system)
     text = assistant.render(prompt)
     stream = assistant.stream(text, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
@@ -79,6 +92,21 @@ def chat(
             sys.stdout.flush()
         sys.stdout.write("\n")
         history.append((line, "".join(pieces)))
+
+
+def _classify(run: str, prompt: list[str], system: str | None, *, as_json: bool) -> None:
+    from kivnun.assistant import open_headed, render_prompt
+    from kivnun.runs import find_run
+
+    classifier = open_headed(find_run(run), "classification")
+    text = render_prompt(classifier.template, classifier.encoder, prompt, system=system)
+    [probabilities] = classifier.classify([text])
+    label = max(probabilities, key=probabilities.__getitem__)
+    if as_json:
+        answer = {"prompt": text, "label": label, "probability": probabilities[label], "probabilities": probabilities}
+        typer.echo(json.dumps(answer, ensure_ascii=False))
+        return
+    typer.echo(f"{label}  {probabilities[label]:.1%}")
 
 
 def _open(run: str, engine: EngineName, system: str | None) -> "Assistant":

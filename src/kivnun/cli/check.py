@@ -156,7 +156,7 @@ def _check_recipe(path: Path, options: "CheckOptions", model: str | None, max_se
         encoder = Encoder(load_tokenizer(base.folder))
         if max_seq_len is not None:
             data = data.model_copy(update={"max_seq_len": max_seq_len})
-        data, _ = fit_context(data, base)
+        data, _ = fit_context(data, base, recipe.method)
     read = read_data(recipe.data, recipe.training.objective.kind)
     report = check_splits(read, data, name=str(path), encoder=encoder, options=options)
     # A run refuses rows that are too long with its own words, or leaves them out where the recipe says so.

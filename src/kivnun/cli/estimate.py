@@ -76,8 +76,10 @@ def _print(result: "Estimate") -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
+    # A head learns from whole texts, not token by token.
+    learnt = f" ({result.trained_tokens:,} learnt)" if result.trained_tokens else ""
     console.print(
-        f"{result.rows:,} rows, {result.tokens:,} tokens ({result.trained_tokens:,} learnt), {result.epochs:g} epochs: "
+        f"{result.rows:,} rows, {result.tokens:,} tokens{learnt}, {result.epochs:g} epochs: "
         f"{result.num_steps:,} steps, {result.planned_tokens:,} tokens to read with {result.base_model}"
     )
     for reason, count in result.dropped.items():

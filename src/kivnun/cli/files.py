@@ -3,12 +3,12 @@
 from pathlib import Path
 
 
-def write_named(path: Path, text: str, *, may_replace: bool, hint: str) -> None:
+def write_named(path: Path, content: str | bytes, *, may_replace: bool, hint: str) -> None:
     """Write a file, and the folders above it.
 
     Args:
         path: The file.
-        text: Its content.
+        content: Its content.
         may_replace: Whether a file that exists is overwritten.
         hint: What to do if one exists that must stay.
 
@@ -25,7 +25,7 @@ def write_named(path: Path, text: str, *, may_replace: bool, hint: str) -> None:
             raise UserError("file-exists", f"{path} exists", hint=hint)
         path.parent.mkdir(parents=True, exist_ok=True)
         # What is named in it need not be UTF-8: names of files are not on every system.
-        write_atomic(path, text.encode("utf-8", "backslashreplace"))
+        write_atomic(path, content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
     except OSError as error:
         is_below_file = isinstance(error, FileExistsError)
         reason = f"{path.parent} is a file" if is_below_file else (error.strerror or str(error)).lower()

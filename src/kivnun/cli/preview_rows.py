@@ -122,7 +122,7 @@ def _show_row(item: "ChosenRow", shower: "Shower") -> "ShownRow":
     shown = show_conversation(conversation, item.number, item.format.name, shower)
     if conversation.rejected is None:
         return shown
-    return replace(shown, notes=(*shown.notes, "the rejected answer is not learnt: a run trains the other one only"))
+    return replace(shown, notes=(*shown.notes, "the rejected answer counts for the objectives dpo, orpo and kto only"))
 
 
 def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[list[ShownRow], str, list[str]]":
@@ -159,11 +159,14 @@ def show_recipe(path: Path, choice: RowsWanted, overrides: list[str]) -> "tuple[
         # A run trains no row that the model cannot read, whatever the recipe allows.
         data = data.model_copy(update={"max_seq_len": named.context})
     num_all = max(map(len, conversations.values()))
-    num_read = choice.numbers[-1]
+    # The classes of a classification are known once all rows are.
+    num_read = num_all if recipe.training.objective.kind == "classification" else choice.numbers[-1]
     while True:
         first = {name: part[:num_read] for name, part in conversations.items()}
         try:
-            prepared = tokenize_splits(read.template, first, data, Encoder(tokenizer)).splits[split]
+            prepared = tokenize_splits(
+                read.template, first, data, Encoder(tokenizer), recipe.training.objective
+            ).splits[split]
         except UserError as error:
             if error.code != "answer-cut" or data.on_too_long == "refuse" or num_read >= num_all:
                 raise

@@ -108,6 +108,7 @@ WORDS = {
     "overfitting": "  warning: {words}",
     "tracker_failed": "  warning: {tracker} failed and is off, the training goes on: {problem}",
     "interrupted": "  stopped; step {step} is saved",
+    "untrained_head": "  the base model has no head for these labels: it answers with an untrained one",
     "answering": "  {model} model answers {num_rows} test rows",
     "parity": "  {name}: {identical}/{num_prompts} answers identical, {ties} ties, {different} different",
 }
@@ -156,9 +157,11 @@ def _say_dataset(fields: Mapping[str, object]) -> str:
     splits = cast("Mapping[str, Mapping[str, int]]", fields["splits"])
     parts = [f"{counts['rows']:,} {name}" for name, counts in splits.items()]
     train = splits["train"]
-    lines = [
-        f"  rows: {', '.join(parts)}; {train['trained_tokens']:,} of {train['tokens']:,} training tokens are learnt"
-    ]
+    # A head learns from whole texts, not token by token.
+    learnt = f"{train['trained_tokens']:,} of " if train["trained_tokens"] else ""
+    lines = [f"  rows: {', '.join(parts)}; {learnt}{train['tokens']:,} training tokens{' are learnt' * bool(learnt)}"]
+    labels = cast("Sequence[str]", fields.get("labels") or ())
+    lines += [f"  labels: {', '.join(labels)}"] if labels else []
     formats = cast("Mapping[str, str]", fields.get("formats") or {})
     lines += [f"  format: {file}: {why}" for file, why in list(formats.items())[:MAX_FILES_SAID]]
     if len(formats) > MAX_FILES_SAID:

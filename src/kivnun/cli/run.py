@@ -1,12 +1,15 @@
 """`kivnun run`: a recipe from its data file to a verified model."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from kivnun.errors import EXIT_STATUS, UserError
 
 
 def run(
@@ -23,24 +26,47 @@ def run(
     """Run a recipe; the same words go on after an interruption, and finished stages are not repeated."""
     from kivnun.recipe.load import load_recipe, require_data_files
 
-    loaded = load_recipe(recipe, overrides or [])
-    require_data_files(loaded)
-    _say_provenance(loaded.provenance, loaded.path)
+    try:
+        loaded = load_recipe(recipe, overrides or [])
+        require_data_files(loaded)
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        # The first process of the machine, to which torchrun gave the same words, says it.
+        raise typer.Exit(EXIT_STATUS) from error
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    leads = num_processes == 1 or os.environ["RANK"] == "0"
+    if leads:
+        _say_provenance(loaded.provenance, loaded.path)
 
     from kivnun.cli.progress import Progress
     from kivnun.data.visible import make_visible
-    from kivnun.pipeline import run_recipe
+    from kivnun.pipeline import follow_recipe, run_recipe
     from kivnun.plan import describe_plan
     from kivnun.runs import default_run_dir, open_run
 
     folder = run_dir or default_run_dir(recipe)
     if dry_run:
-        for line in describe_plan(loaded):
+        for line in describe_plan(loaded) if leads else ():
             typer.echo(make_visible(line))
         return
+    if num_processes == 1:
+        from contextlib import nullcontext
+
+        from kivnun.training.joined import BY_ITSELF
+
+        joining = nullcontext(BY_ITSELF)
+    else:
+        from kivnun.training.processes import join_processes
+
+        joining = join_processes(loaded.recipe.training.parallel)
     try:
-        with open_run(folder) as opened, Progress(sys.stderr) as progress:
-            results = run_recipe(loaded, opened, show=progress.show)
+        with joining as joined:
+            if not joined.parallel.leads:
+                follow_recipe(loaded, folder, joined)
+                return
+            with open_run(folder) as opened, Progress(sys.stderr) as progress:
+                results = run_recipe(loaded, opened, show=progress.show, joined=joined)
     except KeyboardInterrupt:
         # The status is typer's: 130, the shells' word for Ctrl-C.
         sys.stderr.write("interrupted; the same command goes on from here\n")

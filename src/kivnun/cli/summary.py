@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kivnun.data.check_counts import say_checks
+from kivnun.evaluation.results import MAIN_METRICS, PREFERENCE
 from kivnun.evaluation.wording import say_interval, say_metric, say_metric_name, say_size, say_verdict
 from kivnun.results import RunResults
 
@@ -18,10 +19,16 @@ def print_summary(results: RunResults) -> None:
         console = Console(highlight=False, width=PIPE_WIDTH)
     if results.evaluation is not None:
         console.print(_score_table(results))
-        metric = "accuracy" if "accuracy" in results.evaluation.scores[0].metrics else "exact_match"
-        for comparison in (results.evaluation.comparison, results.evaluation.yardstick_comparison):
+        metric = next(name for name in MAIN_METRICS.values() if name in results.evaluation.scores[0].metrics)
+        evaluation = results.evaluation
+        named = (
+            (evaluation.preference_comparison, PREFERENCE),
+            (evaluation.comparison, metric),
+            (evaluation.yardstick_comparison, metric),
+        )
+        for comparison, name in named:
             if comparison is not None:
-                console.print(say_verdict(comparison, metric=metric), markup=False)
+                console.print(say_verdict(comparison, metric=name), markup=False)
     if results.parity:
         console.print(_parity_table(results))
     for line in say_checks(results.checks):

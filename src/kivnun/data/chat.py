@@ -25,10 +25,11 @@ _REFUSALS = (TemplateError, TypeError, ValueError)
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a row's text that is trained or not."""
+    """A piece of a row's text that is trained or not, and how much each of its tokens counts if it is."""
 
     text: str
     trained: bool
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ def _cut_turns(conversation: Conversation, turns: Sequence[Turn], render_chat: R
         answer = closed[len(opened) :]
         # What a template writes between turns stands behind the end-of-turn token, and nobody has to learn it.
         body = answer.rstrip()
-        segments += [Segment(opened[len(done) :], trained=False), Segment(body, trained=True)]
+        segments += [Segment(opened[len(done) :], trained=False), Segment(body, trained=True, weight=message.weight)]
         segments += [Segment(answer[len(body) :], trained=False)] if body != answer else []
         done = closed
     return segments

@@ -51,6 +51,7 @@ class Message:
         tool_calls: Calls of an assistant's turn.
         tool_call_id: The call that a tool's turn answers; "" where the file names none.
         images: Pictures, by their place in the content.
+        weight: How much each token of a trained turn counts, above 0 and at most 1.
     """
 
     role: str
@@ -60,6 +61,7 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     images: tuple[Image, ...] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,9 @@ class Conversation:
 
 
 def _turn_key(message: Message) -> list[object]:
-    """What of a turn counts: role, content and whether it is trained, then what only some turns have."""
-    key: list[object] = [message.role, message.content, message.trained]
+    """What of a turn counts: role, content and how much it is trained, then what only some turns have."""
+    trained = message.weight if message.trained and message.weight != 1 else message.trained
+    key: list[object] = [message.role, message.content, trained]
     if message.name or message.tool_calls or message.tool_call_id or message.images:
         calls = [[call.name, call.arguments] for call in message.tool_calls]
         images = [[image.position, image.url] for image in message.images]

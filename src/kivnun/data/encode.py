@@ -52,6 +52,12 @@ class Encoder:
         return cast("int", self.tokenizer.eos_token_id)
 
     @property
+    def pad_id(self) -> int:
+        """What shorter texts of a batch are padded with: the padding token, or the end-of-text token without one."""
+        pad = self.tokenizer.pad_token_id
+        return self.end_id if pad is None else cast("int", pad)
+
+    @property
     def end(self) -> str:
         """Text of the end-of-text token."""
         return str(self.tokenizer.eos_token)
@@ -60,11 +66,13 @@ class Encoder:
         """Ids of a whole row and which of them are trained."""
         ids: list[int] = list(self._prefix(segments))
         trained = [False] * len(ids)
+        lengths: list[int] = []
         for index, segment in enumerate(segments):
             tokens = self._continue(segment.text) if index and self._adds_space else self._begin(segment.text)
             ids += tokens
             trained += [segment.trained] * len(tokens)
-        return TokenizedRow(ids, trained)
+            lengths.append(len(tokens))
+        return TokenizedRow(ids, trained, _weigh_tokens(segments, lengths, len(ids)))
 
     def encode_batch(self, rows: Sequence[Sequence[Segment]]) -> list[TokenizedRow]:
         """What `encode` gives for each row, with all cores."""
@@ -73,11 +81,13 @@ class Encoder:
         for row in rows:
             ids = self._prefix(row)
             trained = [False] * len(ids)
+            lengths: list[int] = []
             for segment in row:
                 tokens = next(encoded)
                 ids += tokens
                 trained += [segment.trained] * len(tokens)
-            made.append(TokenizedRow(ids, trained))
+                lengths.append(len(tokens))
+            made.append(TokenizedRow(ids, trained, _weigh_tokens(row, lengths, len(ids))))
         return made
 
     def count_batch(self, rows: Sequence[Sequence[Segment]]) -> list[list[int]]:
@@ -171,3 +181,11 @@ class Encoder:
             if not any(start < len(anchor) < stop for start, stop in spans):
                 return behind
         return self._begin(text)
+
+
+def _weigh_tokens(segments: Sequence[Segment], lengths: Sequence[int], num_tokens: int) -> list[float] | None:
+    """How much each token counts; None where all that are trained count 1. What stands before the segments counts 1."""
+    if all(segment.weight == 1 or not segment.trained for segment in segments):
+        return None
+    weights = [segment.weight for segment, length in zip(segments, lengths, strict=True) for _ in range(length)]
+    return [1.0] * (num_tokens - len(weights)) + weights

@@ -154,7 +154,9 @@ _SCHEMA = {
     "content-missing": _error("schema", "A message has neither content nor calls.", "write its content"),
     "content-type": _error("schema", "A message's content is no text.", "write text, or a list of parts"),
     "weight-invalid": _error(
-        "schema", "A weight is not 0 or 1, or not an assistant's.", "write 0 or 1 at assistant turns"
+        "schema",
+        "A weight is not from 0 to 1, or not an assistant's; hosted services take 0 and 1 alone.",
+        "write 0, 1 or what lies between at assistant turns",
     ),
     "label-invalid": _error("schema", "A KTO label is not true or false.", "write true or false"),
     "image-on-answer": _error("schema", "An assistant's message holds a picture.", "pictures belong to user messages"),

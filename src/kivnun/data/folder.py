@@ -28,6 +28,8 @@ class StoredRow:
         prompt: Text that the model is asked.
         answer: Text that it should answer.
         prompt_ids: Token ids of the prompt.
+        rejected: Text that it should not answer, of a row whose two answers are learnt.
+        desirable: Whether the answer is a good one, of a row that is judged.
     """
 
     id: str
@@ -36,6 +38,8 @@ class StoredRow:
     prompt: str
     answer: str
     prompt_ids: tuple[int, ...]
+    rejected: str = ""
+    desirable: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def write_dataset(prepared: PreparedData, folder: Path, about: Mapping[str, obje
         is_text = prepared.template.kind == "document"
         lines = [_document_line(row) if is_text else _row_line(row) for row in rows]
         (folder / f"{split}.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-        counts[split] = {"rows": len(rows), "tokens": table.num_tokens, "trained_tokens": table.num_trained}
+        counts[split] = {"rows": len(rows), "tokens": table.num_tokens, "trained_tokens": prepared.num_trained(split)}
     prepared.template.save(folder)
     summary = {
         "splits": counts,
@@ -133,6 +137,11 @@ def read_summary(folder: Path) -> dict:  # type: ignore[type-arg]
 
 def _row_line(row: PreparedRow) -> bytes:
     conversation = row.conversation
+    judged: dict[str, object] = {}
+    if row.others and conversation.rejected is not None:
+        judged["rejected"] = conversation.rejected.content
+    if conversation.desirable is not None:
+        judged["desirable"] = conversation.desirable
     return orjson.dumps(
         {
             "id": conversation.content_hash,
@@ -141,6 +150,7 @@ def _row_line(row: PreparedRow) -> bytes:
             "prompt": write_prompt(conversation),
             "answer": conversation.answer,
             "prompt_ids": row.prompt_ids,
+            **judged,
         }
     )
 

@@ -77,7 +77,10 @@ def check_splits(
         # Documents repeat each other's sentences; near duplicates among them are no leak of an answer.
         return check_conversations(read.splits, replace(options, near="off"), name=name, format_name="text")
     fields = read.template.prompt_fields
-    bare = {split: [_without_frame(row, fields) for row in part] for split, part in read.splits.items()}
+    bare = {
+        split: [_without_frame(row, fields, has_label=read.learns_bad) for row in part]
+        for split, part in read.splits.items()
+    }
     if encoder is not None:
         tokens = TokenPass(encoder, TokenLimits(data.max_seq_len, read.template))
         options = replace(options, tokens=_WrittenRows(read.splits, bare, tokens))
@@ -185,9 +188,9 @@ class _WrittenRows:
         return self._checks.check(written, lines, file, split)
 
 
-def _without_frame(row: Conversation, prompt_fields: Sequence[str]) -> Conversation:
+def _without_frame(row: Conversation, prompt_fields: Sequence[str], *, has_label: bool) -> Conversation:
     """A row with the values of its fields as the prompt: what the template adds makes no two rows alike."""
-    if row.desirable is not None:
+    if row.desirable is not None and not has_label:
         # Only wanted answers are left to train on: that all are marked alike is no fault.
         row = replace(row, desirable=None)
     if not prompt_fields:

@@ -10,13 +10,25 @@ from kivnun.data.chat import row_texts
 from kivnun.data.conversation import Conversation
 from kivnun.data.encode import Encoder
 from kivnun.data.grouping import asked_text
+from kivnun.data.labels import collect_classes, read_label
+from kivnun.data.mismatched import add_mismatched
+from kivnun.data.pairs import PREFERENCE_KINDS, TEST, are_pairs, arrange_rows, require_different, with_rejected
 from kivnun.data.sources import first_problems
 from kivnun.data.template import PromptTemplate, render
+from kivnun.data.text_pairs import encode_pairs, read_pair_label, require_pairs
 from kivnun.data.tokens import TokenizedRow, TokenTable, make_table
 from kivnun.errors import UserError
+from kivnun.recipe.objectives import (
+    ClassificationObjective,
+    ContrastiveObjective,
+    KtoObjective,
+    Objective,
+    SupervisedObjective,
+)
 from kivnun.recipe.schema import DataSection
 
 BATCH_ROWS = 1000
+SUPERVISED = SupervisedObjective()
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,10 @@ class PreparedRow:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """The ids before the last trained stretch: what the model is asked when the row is evaluated."""
+        """The ids before the last trained stretch, or all where none is: what the model is asked in an evaluation."""
         trained = self.tokens.trained
+        if True not in trained:
+            return self.tokens.input_ids
         first = self.last_trained
         while first > 0 and trained[first - 1]:
             first -= 1
@@ -60,6 +74,8 @@ class PreparedData:
         dropped: How many rows were left out, by reason; said aloud, never silent.
         repeated: How many rows stand twice, within the training rows or across splits; kept, and said aloud.
         stop_ids: Tokens that end an answer.
+        labels: Names of the classes of a classification, by number.
+        adds_mismatched: Whether rows that are learnt from get a mismatched answer beside their own, as KTO needs it.
     """
 
     template: PromptTemplate
@@ -67,6 +83,8 @@ class PreparedData:
     dropped: Mapping[str, int]
     repeated: Mapping[str, int]
     stop_ids: frozenset[int]
+    labels: tuple[str, ...] = ()
+    adds_mismatched: bool = False
 
     def table(self, split: str) -> TokenTable:
         """The token table of a split."""
@@ -74,32 +92,53 @@ class PreparedData:
         documents_per_row = 1 + len(rows[0].others) if rows else 1
         labels = [row.label for row in rows if row.label is not None]
         documents = (document for row in rows for document in (row.tokens, *row.others))
-        return make_table(documents, documents_per_row=documents_per_row, labels=labels or None)
+        table = make_table(documents, documents_per_row=documents_per_row, labels=labels or None)
+        return add_mismatched(table) if self.adds_mismatched and split != TEST else table
+
+    def num_trained(self, split: str) -> int:
+        """Tokens of a split that are learnt; of mismatched answers none is."""
+        rows = self.splits[split]
+        return sum(sum(document.trained) for row in rows for document in (row.tokens, *row.others))
 
 
 def tokenize_splits(
-    template: PromptTemplate, conversations: Mapping[str, list[Conversation]], data: DataSection, encoder: Encoder
+    template: PromptTemplate,
+    conversations: Mapping[str, list[Conversation]],
+    data: DataSection,
+    encoder: Encoder,
+    objective: Objective = SUPERVISED,
 ) -> PreparedData:
     """Tokenise rows that were read, windows for documents, and refuse or count what is too long.
 
+    Args:
+        template: How rows are written.
+        conversations: Rows by split.
+        data: The recipe's `data` section.
+        encoder: The model's tokenizer.
+        objective: The recipe's `training.objective`, which says what documents a row is made of.
+
     Raises:
-        UserError: `answer-cut`, `nothing-to-learn`, `data-field` for special tokens in the rows, or `messages-invalid`
-            where the chat template does not fit.
+        UserError: `answer-cut`, `nothing-to-learn`, `data-field` for special tokens in the rows, `messages-invalid`
+            where the chat template does not fit, or what the objective cannot learn.
     """
     _require_plain_text(conversations, template, encoder)
+    conversations, left_out = arrange_rows(conversations, objective.kind)
+    shape = _choose_shape(conversations, template, encoder, objective)
     splits: dict[str, list[PreparedRow]] = {}
     too_long: list[str] = []
     for name, part in conversations.items():
         splits[name] = []
-        for conversation, tokens in _encode(part, template, encoder):
+        for row in shape.prepare(part):
+            conversation, tokens = row.conversation, row.tokens
+            longest = max(len(document.input_ids) for document in (tokens, *row.others))
             if template.kind == "document":
                 windows = _cut_windows(tokens, data.max_seq_len)
                 repeats = data.repeat.get(conversation.fields.get("source", ""), 1) if name == "train" else 1
                 splits[name] += [PreparedRow(conversation, window) for window in windows] * repeats
-            elif len(tokens.input_ids) > data.max_seq_len:
-                too_long.append(f"{conversation.where}: {len(tokens.input_ids)} tokens in the {name} split")
+            elif longest > data.max_seq_len:
+                too_long.append(f"{conversation.where}: {longest} tokens in the {name} split")
             else:
-                splits[name].append(PreparedRow(conversation, tokens))
+                splits[name].append(row)
     emptied = [name for name, part in conversations.items() if part and not splits[name]]
     if too_long and (data.on_too_long == "refuse" or emptied):
         rows = f"every row of the {emptied[0]} split is" if emptied else f"{len(too_long)} row(s) are"
@@ -109,10 +148,75 @@ def tokenize_splits(
             details=first_problems(too_long),
             hint="raise data.max_seq_len, shorten the rows, or set data.on_too_long: drop",
         )
-    _require_trained(splits)
-    dropped = {"longer than max_seq_len": len(too_long)} if too_long else {}
-    stop_ids = _find_stop_ids(splits, encoder, is_chat=template.kind == "chat")
-    return PreparedData(template, splits, dropped, _count_repeated(conversations, template), stop_ids)
+    _require_learnt(splits, has_targets=shape.has_targets)
+    if shape.classes:
+        _require_readable(splits, encoder)
+    _require_preferences(splits, objective)
+    dropped = {**left_out, **({"longer than max_seq_len": len(too_long)} if too_long else {})}
+    stop_ids = _find_stop_ids(splits, encoder, is_chat=template.kind == "chat" and shape.has_targets)
+    repeated = _count_repeated(conversations, template)
+    adds_mismatched = isinstance(objective, KtoObjective)
+    return PreparedData(template, splits, dropped, repeated, stop_ids, shape.classes, adds_mismatched)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What documents a row is made of.
+
+    Attributes:
+        template: How rows are written.
+        encoder: The model's tokenizer.
+        objective: The recipe's `training.objective`.
+        classes: Names of the classes of a classification.
+    """
+
+    template: PromptTemplate
+    encoder: Encoder
+    objective: Objective
+    classes: tuple[str, ...] = ()
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether rows have tokens that are trained; a head learns from whole texts."""
+        return not isinstance(self.objective, ClassificationObjective | ContrastiveObjective)
+
+    def prepare(self, conversations: Sequence[Conversation]) -> Iterator[PreparedRow]:
+        """The rows of a split."""
+        if isinstance(self.objective, ContrastiveObjective):
+            for start in range(0, len(conversations), BATCH_ROWS):
+                batch = conversations[start : start + BATCH_ROWS]
+                for row, texts in zip(batch, encode_pairs(batch, self.objective, self.encoder), strict=True):
+                    yield PreparedRow(row, texts[0], texts[1:], read_pair_label(row, self.objective))
+            return
+        if self.objective.kind in PREFERENCE_KINDS and are_pairs(conversations):
+            yield from self._prepare_preferences(conversations)
+            return
+        for row, tokens in _encode(conversations, self.template, self.encoder):
+            if isinstance(self.objective, KtoObjective):
+                yield PreparedRow(row, tokens, label=float(row.desirable is not False))
+            elif isinstance(self.objective, ClassificationObjective):
+                prompt = PreparedRow(row, tokens).prompt_ids
+                document = TokenizedRow(prompt, [False] * len(prompt))
+                yield PreparedRow(row, document, label=float(self.classes.index(read_label(row))))
+            else:
+                yield PreparedRow(row, tokens)
+
+    def _prepare_preferences(self, conversations: Sequence[Conversation]) -> Iterator[PreparedRow]:
+        """Rows of two documents: one ends with the preferred answer, the other with the rejected one."""
+        others = _encode([with_rejected(row) for row in conversations], self.template, self.encoder)
+        for (row, tokens), (_, other) in zip(_encode(conversations, self.template, self.encoder), others, strict=True):
+            yield PreparedRow(row, tokens, (other,))
+
+
+def _choose_shape(
+    conversations: Mapping[str, list[Conversation]], template: PromptTemplate, encoder: Encoder, objective: Objective
+) -> _Shape:
+    classes: tuple[str, ...] = ()
+    if isinstance(objective, ClassificationObjective):
+        classes = collect_classes(conversations)
+    elif isinstance(objective, ContrastiveObjective):
+        require_pairs(conversations, objective, encoder)
+    return _Shape(template, encoder, objective, classes)
 
 
 def _encode(
@@ -156,15 +260,47 @@ def _row_texts(conversation: Conversation, template: PromptTemplate) -> Iterable
     return row_texts(conversation)
 
 
-def _require_trained(splits: Mapping[str, list[PreparedRow]]) -> None:
-    """The first token of a row is predicted by nothing, so that it does not count."""
-    empty = [row.conversation.where for part in splits.values() for row in part if not any(row.tokens.trained[1:])]
+def _require_learnt(splits: Mapping[str, list[PreparedRow]], *, has_targets: bool) -> None:
+    """A row needs a trained token, or a head any token at all."""
+    # The first token of a row is predicted by nothing, so that it does not count.
+    empty = [
+        row.conversation.where
+        for part in splits.values()
+        for row in part
+        for tokens in ((row.tokens, *row.others) if has_targets else (row.tokens,))
+        if not (any(tokens.trained[1:]) if has_targets else tokens.input_ids)
+    ]
     if empty or not splits["train"]:
+        what = "token that is trained" if has_targets else "token before the answer"
         raise UserError(
             "nothing-to-learn",
-            f"{len(empty)} row(s) have no token that is trained" if empty else "the training split has no rows",
+            f"{len(empty)} row(s) have no {what}" if empty else "the training split has no rows",
             details=first_problems(empty),
-            hint="check that the answers are not empty and that the model's chat template writes them",
+            hint="check that the answers are not empty and that the model's chat template writes them"
+            if has_targets
+            else "check that the prompt's fields are not empty",
+        )
+
+
+def _require_preferences(splits: Mapping[str, list[PreparedRow]], objective: Objective) -> None:
+    if objective.kind in PREFERENCE_KINDS:
+        rows = [row for part in splits.values() for row in part]
+        require_different(
+            (row.conversation.where, row.tokens.input_ids, other.input_ids) for row in rows for other in row.others
+        )
+
+
+def _require_readable(splits: Mapping[str, list[PreparedRow]], encoder: Encoder) -> None:
+    """A class is read at the last token that is no padding, so that no prompt may end with what padding is made of."""
+    padded = [
+        row.conversation.where for part in splits.values() for row in part if row.prompt_ids[-1] == encoder.pad_id
+    ]
+    if padded:
+        raise UserError(
+            "stage-unsupported",
+            f"{len(padded)} prompt(s) end with the token that pads texts: a classifier could not tell their end",
+            details=first_problems(padded),
+            hint="let the prompt of the template end with text",
         )
 
 

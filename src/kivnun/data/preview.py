@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from kivnun.data.chat import Segment, render_conversation, render_untrained, row_texts
 from kivnun.data.conversation import Conversation
 from kivnun.data.encode import Encoder
+from kivnun.data.labels import read_label
 from kivnun.data.prepare import PreparedRow
 from kivnun.data.template import PromptTemplate, render
 from kivnun.data.token_pieces import CUT_SIGN, TokenPiece, count_tokens, cut_pieces
@@ -52,7 +53,38 @@ class ShownRow:
 
 def show_prepared(row: PreparedRow, number: int, tokenizer: Tokenizer) -> ShownRow:
     """A row of a recipe, as a run trains on it."""
-    return ShownRow(row.conversation.where, number, pieces=tuple(cut_pieces(row.tokens, tokenizer)))
+    pieces = cut_pieces(row.tokens, tokenizer)
+    notes = list(_say_weights(row.conversation))
+    if row.label is not None and row.conversation.desirable is not None:
+        pieces = pieces if row.label else _avoid(pieces)
+        notes.append("label: " + ("desirable" if row.label else "undesirable, to be avoided"))
+    rejected = [piece for other in row.others for piece in _avoid(cut_pieces(other, tokenizer)) if piece.rejected]
+    notes += ["both answers are trained: towards the first one, away from the rejected one"] if rejected else []
+    notes += _describe_whole(row, tokenizer) if True not in row.tokens.trained else []
+    where = row.conversation.where
+    return ShownRow(where, number, pieces=tuple(pieces), rejected=tuple(rejected), notes=tuple(notes))
+
+
+def _describe_whole(row: PreparedRow, tokenizer: Tokenizer) -> list[str]:
+    """What a head learns of a text: its class, or the texts that it is compared with."""
+    if not row.others:
+        return [f"the whole text is read; its label: {read_label(row.conversation)}"]
+    is_unlike = row.label is not None and row.label > 0.5
+    names = ("does not belong to it" if is_unlike else "belongs to it", "does not belong to it")
+    texts = [str(tokenizer.decode(other.input_ids, skip_special_tokens=True)) for other in row.others]
+    return [f"{name}: {text}" for name, text in zip(names, texts, strict=False)]
+
+
+def _say_weights(conversation: Conversation) -> Iterator[str]:
+    """Turns that count less than others."""
+    for number, message in enumerate(conversation.messages, start=1):
+        if message.trained and message.weight != 1:
+            yield f"turn {number} ({message.role}) has weight {message.weight:g}: its tokens count that much"
+
+
+def _avoid(pieces: Sequence[TokenPiece]) -> list[TokenPiece]:
+    """Pieces of an answer that is not wanted."""
+    return [replace(piece, trained=False, rejected=piece.trained) for piece in pieces]
 
 
 def show_conversation(conversation: Conversation, number: int, format_name: str, shown_by: "Shower") -> ShownRow:
@@ -65,11 +97,11 @@ def show_conversation(conversation: Conversation, number: int, format_name: str,
     tokens = shown_by.encoder.encode(segments)
     pieces = shown_by.cut(tokens, is_document=format_name == DOCUMENT)
     if conversation.desirable is False:
-        pieces = [replace(piece, trained=False, rejected=piece.trained) for piece in pieces]
+        pieces = _avoid(pieces)
     rejected: list[TokenPiece] = []
     if other:
         pieces_of_other = shown_by.cut(shown_by.encoder.encode(other))
-        rejected = [replace(piece, trained=False, rejected=True) for piece in pieces_of_other if piece.trained]
+        rejected = [piece for piece in _avoid(pieces_of_other) if piece.rejected]
     notes = tuple(_describe_row(conversation, format_name, len(tokens.input_ids), shown_by))
     return replace(row, pieces=tuple(pieces), rejected=tuple(rejected), notes=notes)
 
@@ -132,9 +164,10 @@ def _describe_row(conversation: Conversation, format_name: str, num_tokens: int,
     if num_tokens > most:
         yield f"the first {most:,} tokens are shown"
     if conversation.desirable is not None:
-        yield f"label: {'desirable' if conversation.desirable else 'undesirable, to be avoided and not learnt'}"
+        yield f"label: {'desirable' if conversation.desirable else 'undesirable, to be avoided'}"
     if not any(message.trained for message in conversation.messages):
         yield "no turn is trained" + ("" if conversation.messages[-1].role == "assistant" else ": a prompt only")
+    yield from _say_weights(conversation)
     end = shown_by.encoder.end
     for name, text in row_texts(conversation):
         # Running text may hold turns that are written out, but not the sign that ends a document.

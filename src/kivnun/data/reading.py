@@ -17,6 +17,7 @@ from kivnun.data.findings import CHECKS, Finding, RowError
 from kivnun.data.formats import detect_format
 from kivnun.data.formats.base import Format
 from kivnun.data.grouping import asked_text, count_common, group_rows, opening
+from kivnun.data.pairs import PREFERENCE_KINDS
 from kivnun.data.rows import Row
 from kivnun.data.sources import first_problems, read_data_file, require_file, shorten
 from kivnun.data.split import SPLITS, Assignment, assign_by_time, assign_splits
@@ -30,8 +31,6 @@ from kivnun.recipe.values import DataFiles
 MESSAGES_FORMAT, TEXT_FORMAT = "openai-chat", "text"
 FIELDS_HINT = "fill or remove these rows: an empty field would be trained as if it were text"
 MAX_SAMPLED_ROWS = 1000
-# Objectives that learn from a preferred and a rejected answer.
-PAIR_OBJECTIVES = ("dpo", "orpo")
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class ReadData:
         left_out: How many rows were left out, by reason.
         cut: The splits that were cut from the training files, and not given.
         common_inputs: What so many of the rows that were cut ask that it stands in every split.
+        learns_bad: Whether answers that are marked as bad are learnt from, and stand in the splits.
     """
 
     template: PromptTemplate
@@ -55,6 +55,7 @@ class ReadData:
     left_out: Mapping[str, int] = field(default_factory=dict[str, int])
     cut: frozenset[str] = frozenset()
     common_inputs: frozenset[str] = frozenset()
+    learns_bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def read_data(data: DataSection, objective: str) -> ReadData:
             f"all {len(read['train'])} training rows are marked as undesirable answers, which are not learnt",
             hint="mark the answers that are right with true, or leave the label out",
         )
-    notes += _say_rejected(wanted_rows) if objective not in PAIR_OBJECTIVES else []
+    notes += _say_rejected(wanted_rows) if objective not in PREFERENCE_KINDS else []
     splits, common = wanted_rows, frozenset[str]()
     if is_cut:
         cut = cut_rows(wanted_rows["train"], wanted, columns=columns, template=reader.template)
@@ -109,7 +110,7 @@ def read_data(data: DataSection, objective: str) -> ReadData:
     unwanted = {"marked as undesirable answers": left_out} if left_out else {}
     splits = {name: splits.get(name, []) for name in SPLITS}
     notes += _say_common(splits, made, common, reader.template)
-    return ReadData(reader.template, splits, reader.formats, tuple(notes), unwanted, made, common)
+    return ReadData(reader.template, splits, reader.formats, tuple(notes), unwanted, made, common, learns_both)
 
 
 def _read_rows(file: DataFile, options: ReadOptions, notes: list[str]) -> list[Row]:

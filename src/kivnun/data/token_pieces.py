@@ -24,7 +24,7 @@ class TokenPiece:
         trained: Whether it is a target.
         is_special: Whether it is a special token, such as end of text.
         token_ids: The tokens.
-        rejected: Whether it belongs to an answer that was rejected, which training here leaves out.
+        rejected: Whether it belongs to an answer that is not wanted, and is not trained as an answer.
         fits: Whether it stands within the model's context.
     """
 

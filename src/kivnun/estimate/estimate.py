@@ -148,7 +148,7 @@ def estimate_recipe(
         rows=len(tokens),
         dropped=dict(prepared.dropped),
         tokens=tokens.num_tokens,
-        trained_tokens=tokens.num_trained,
+        trained_tokens=prepared.num_trained("train"),
         epochs=recipe.training.epochs,
         num_steps=plan.num_steps,
         planned_tokens=planned,
@@ -178,8 +178,8 @@ def _device_name() -> str:
 
 def _prepare(recipe: Recipe, base: ResolvedModel, tokenizer: Tokenizer) -> PreparedData:
     read = read_data(recipe.data, recipe.training.objective.kind)
-    data, _ = fit_context(recipe.data, base)
-    prepared = tokenize_splits(read.template, read.splits, data, Encoder(tokenizer))
+    data, _ = fit_context(recipe.data, base, recipe.method)
+    prepared = tokenize_splits(read.template, read.splits, data, Encoder(tokenizer), recipe.training.objective)
     return replace(prepared, dropped={**read.left_out, **prepared.dropped})
 
 
@@ -200,7 +200,7 @@ def _estimate_method(
 ) -> MethodEstimate:
     table = prepared.table("train")
     dtype = pick_dtype(recipe.training.precision, pick_device())
-    need = count_memory(base, method, recipe.training, dtype=dtype, row_lengths=table.lengths())
+    need = count_memory(base, method, recipe.training, dtype=dtype, row_lengths=table.lengths(), labels=prepared.labels)
     if not options.measure_seconds:
         return MethodEstimate(method.kind, need, None, None, "not asked for")
     if need.total > USABLE_SHARE * machine_memory():

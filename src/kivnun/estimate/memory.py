@@ -7,6 +7,8 @@ import torch
 
 from kivnun.methods import make_method
 from kivnun.models.empty import empty_model
+from kivnun.models.heads import choose_head, put_head
+from kivnun.models.quantize import QuantizedLinear, count_bytes, count_parameters
 from kivnun.models.resolve import ResolvedModel
 from kivnun.models.types import Model
 from kivnun.recipe.methods import Method
@@ -25,7 +27,7 @@ class MemoryNeed:
     Attributes:
         trained_parameters: Numbers that are trained.
         all_parameters: Numbers of the model, what the method adds included.
-        weights: The model's weights in the format of the computation.
+        weights: The model's weights in the format of the computation, or in 4 bits.
         masters: Float32 copies of trained weights that are computed in another format.
         gradients: Gradients in float32, and in the computation's format where that is another one.
         optimizer: What the optimizer keeps for each trained number.
@@ -49,7 +51,13 @@ class MemoryNeed:
 
 
 def count_memory(
-    base: ResolvedModel, method: Method, training: TrainingSection, *, dtype: torch.dtype, row_lengths: Sequence[int]
+    base: ResolvedModel,
+    method: Method,
+    training: TrainingSection,
+    *,
+    dtype: torch.dtype,
+    row_lengths: Sequence[int],
+    labels: Sequence[str] = (),
 ) -> MemoryNeed:
     """The memory that a method needs for a model, counted without loading a weight.
 
@@ -59,11 +67,14 @@ def count_memory(
         training: The recipe's `training` section.
         dtype: Number format of the computation.
         row_lengths: Tokens of each training row; a batch is no larger than all of them together.
+        labels: Names of the classes of a classification.
 
     Raises:
         UserError: `target-modules` or `model-invalid`.
     """
     model = empty_model(base.folder).to(dtype)  # type: ignore[arg-type]
+    head = choose_head(training.objective, labels=labels)
+    model = model if head is None else put_head(model, head)
     make_method(method).prepare(model, generator=torch.Generator())
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     num_trained = sum(parameter.numel() for parameter in trained)
@@ -72,8 +83,8 @@ def count_memory(
     batch_tokens = max(min(training.batch_tokens, sum(row_lengths)), max(row_lengths, default=0))
     return MemoryNeed(
         trained_parameters=num_trained,
-        all_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weights=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        all_parameters=count_parameters(model),
+        weights=count_bytes(model),
         masters=FLOAT32_BYTES * rounded,
         gradients=FLOAT32_BYTES * num_trained + dtype.itemsize * rounded,
         optimizer=FLOAT32_BYTES * states * num_trained,
@@ -87,7 +98,7 @@ def _activation_bytes(model: Model, batch_tokens: int, dtype: torch.dtype) -> in
     A layer keeps its input for its backward pass, and layers that read the same input share it; counting each is what
     makes up for the scores of the attention, which depend on the lengths of the rows.
     """
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear | QuantizedLinear)]
     head = model.get_output_embeddings()
     width = sum(module.in_features + module.out_features for module in linear if module is not head)
     return batch_tokens * width * dtype.itemsize

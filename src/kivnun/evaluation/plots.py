@@ -49,9 +49,9 @@ def draw_losses(train: Points, validation: Points, best_step: int | None, *, wid
     summary = describe_losses(train, validation, best_step)
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, summary),
-        *_axes(frame, ticks_x, ticks_y),
-        _line(frame, curve, "train"),
-        _line(frame, validation, "validation"),
+        *draw_axes(frame, ticks_x, ticks_y, label="loss"),
+        draw_line(frame, curve, "train"),
+        draw_line(frame, validation, "validation"),
         *_dots(frame, validation),
         *_best(frame, dict(validation), best_step),
         Markup("</svg>"),
@@ -96,7 +96,8 @@ def _finite(points: Points) -> list[tuple[int, float]]:
     return [(step, loss) for step, loss in points if math.isfinite(loss)]
 
 
-def _axes(frame: Frame, ticks_x: Sequence[float], ticks_y: Sequence[float]) -> list[Markup]:
+def draw_axes(frame: Frame, ticks_x: Sequence[float], ticks_y: Sequence[float], *, label: str) -> list[Markup]:
+    """Grid lines, ticks with their numbers, and the names of both axes."""
     right, bottom = frame.width - MARGIN_RIGHT, frame.height - MARGIN_BOTTOM
     parts: list[Markup] = []
     for tick in ticks_y:
@@ -105,7 +106,7 @@ def _axes(frame: Frame, ticks_x: Sequence[float], ticks_y: Sequence[float]) -> l
             Markup('<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
                 MARGIN_LEFT, right, y, y
             ),
-            _text(MARGIN_LEFT - 8, y + 4, "end", f"{tick:.4g}"),
+            draw_text(MARGIN_LEFT - 8, y + 4, "end", f"{tick:.4g}"),
         ]
     for tick in ticks_x:
         x = frame.x(tick)
@@ -113,18 +114,19 @@ def _axes(frame: Frame, ticks_x: Sequence[float], ticks_y: Sequence[float]) -> l
             Markup('<line class="axis" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
                 x, x, bottom, bottom + 4
             ),
-            _text(x, bottom + 18, "middle", f"{tick:,.0f}"),
+            draw_text(x, bottom + 18, "middle", f"{tick:,.0f}"),
         ]
     baseline = Markup('<line class="axis" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>')
     parts += [
         baseline.format(MARGIN_LEFT, right, bottom, bottom),
-        _text((MARGIN_LEFT + right) / 2, frame.height - 5, "middle", "step"),
-        _text(2, 11, "start", "loss"),
+        draw_text((MARGIN_LEFT + right) / 2, frame.height - 5, "middle", "step"),
+        draw_text(2, 11, "start", label),
     ]
     return parts
 
 
-def _line(frame: Frame, points: Sequence[tuple[float, float]], name: str) -> Markup:
+def draw_line(frame: Frame, points: Sequence[tuple[float, float]], name: str) -> Markup:
+    """A curve of the class `name`."""
     places = " ".join(f"{frame.x(step):.1f},{frame.y(loss):.1f}" for step, loss in points)
     return Markup('<polyline class="{}" points="{}"/>').format(name, places)
 
@@ -150,7 +152,7 @@ def _best(frame: Frame, validation: dict[int, float], best_step: int | None) -> 
         Markup('<line class="best" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
             x, x, MARGIN_TOP - 6, frame.height - MARGIN_BOTTOM
         ),
-        _text(x + (-6 if anchor == "end" else 6), MARGIN_TOP - 6, anchor, label, "best-label"),
+        draw_text(x + (-6 if anchor == "end" else 6), MARGIN_TOP - 6, anchor, label, "best-label"),
     ]
     if loss is not None:
         y = frame.y(loss)
@@ -160,7 +162,8 @@ def _best(frame: Frame, validation: dict[int, float], best_step: int | None) -> 
     return parts
 
 
-def _text(x: float, y: float, anchor: str, words: str, kind: str = "tick") -> Markup:
+def draw_text(x: float, y: float, anchor: str, words: str, kind: str = "tick") -> Markup:
+    """Words at a place."""
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
         kind, x, y, anchor, escape(words)
     )

@@ -12,7 +12,19 @@ from kivnun.evaluation import wording
 from kivnun.evaluation.compare import Outcome, OutcomeGroups
 from kivnun.evaluation.metrics import is_right
 from kivnun.evaluation.plots import draw_losses
-from kivnun.evaluation.results import BASE, MAJORITY, TUNED, Confusion, Estimate, PairedComparison, Scores, Task
+from kivnun.evaluation.results import (
+    BASE,
+    MAIN_METRICS,
+    MAJORITY,
+    PREFERENCE,
+    REWARD,
+    TUNED,
+    Confusion,
+    Estimate,
+    PairedComparison,
+    Scores,
+    Task,
+)
 
 TEMPLATE = "report.html.jinja"
 SMALL_SPLIT = 50
@@ -50,6 +62,7 @@ class ReportInput:
     comparison: PairedComparison | None
     outcomes: OutcomeGroups | None
     yardstick_comparison: PairedComparison | None = None
+    preference_comparison: PairedComparison | None = None
     perplexity_ratio: Estimate | None = None
     parity: Sequence[ParityLine] = ()
     durations: Mapping[str, float] = field(default_factory=dict)
@@ -131,7 +144,7 @@ def score_cells(scores: Scores, everyone: Sequence[Scores], metrics: Sequence[st
             continue
         values = [other.metrics[metric].value for other in everyone if metric in other.metrics]
         best = min(values) if metric == "perplexity" else max(values)
-        has_scale = metric in {"accuracy", "exact_match", "macro_f1"}
+        has_scale = metric in {"accuracy", "exact_match", "macro_f1", "recall_at_1", PREFERENCE, REWARD}
         cells.append(
             Cell(
                 metric=metric,
@@ -153,9 +166,14 @@ def confusion_shades(confusion: Confusion) -> list[tuple[str, int, list[tuple[in
 
 
 def _verdicts(report: ReportInput) -> list[tuple[PairedComparison, str]]:
-    metric = "accuracy" if report.task == "classification" else "exact_match"
-    pairs = [pair for pair in (report.comparison, report.yardstick_comparison) if pair is not None]
-    return [(pair, wording.say_verdict(pair, metric=metric)) for pair in pairs]
+    metric = MAIN_METRICS[report.task]
+    named = (
+        # What a preference is trained for says more than whether an answer is repeated word by word.
+        (report.preference_comparison, PREFERENCE),
+        (report.comparison, metric),
+        (report.yardstick_comparison, metric),
+    )
+    return [(pair, wording.say_verdict(pair, metric=name)) for pair, name in named if pair is not None]
 
 
 def _group_rows(report: ReportInput) -> list[RowGroup]:

@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Task = Literal["classification", "generation"]
+Task = Literal["classification", "generation", "retrieval"]
 Verdict = Literal["better", "worse", "unclear"]
 
 BASE = "base"
 TUNED = "tuned"
 MAJORITY = "majority class"
 LINEAR = "TF-IDF + logistic regression"
+
+MAIN_METRICS: dict[Task, str] = {
+    "classification": "accuracy",
+    "generation": "exact_match",
+    "retrieval": "recall_at_1",
+}
+"""The share of right rows by which two systems are compared, by task."""
+
+PREFERENCE = "preference_accuracy"
+"""Share of pairs whose preferred answer is likelier than the rejected one."""
+REWARD = "reward_accuracy"
+"""Share of pairs whose preferred answer gained on the rejected one, against the base model."""
 
 OTHER = "(other)"
 SIGNIFICANCE = 0.05

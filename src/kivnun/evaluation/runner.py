@@ -86,6 +86,12 @@ def score_generation(name: str, answers: Sequence[str], references: Sequence[str
     return Scores(name, len(references), {"exact_match": _share_right(answers, references, task="generation")})
 
 
+def score_retrieval(name: str, answers: Sequence[str], references: Sequence[str]) -> Scores:
+    """Recall at 1: whether the nearest text is the one that belongs; no rows are refused (split-too-small)."""
+    _require_rows(name, references)
+    return Scores(name, len(references), {"recall_at_1": _share_right(answers, references, task="retrieval")})
+
+
 def _share_right(answers: Sequence[str], references: Sequence[str], *, task: Task) -> Estimate:
     right = rows_right(answers, references, task=task)
     return share(sum(right), len(right))

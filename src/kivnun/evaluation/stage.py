@@ -9,10 +9,21 @@ from kivnun.data.sources import first_problems
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.evaluation.compare import Outcome, OutcomeGroups, compare_rows, group_outcomes
-from kivnun.evaluation.intervals import perplexity, perplexity_ratio
+from kivnun.evaluation.intervals import perplexity, perplexity_ratio, share
 from kivnun.evaluation.metrics import collect_labels, normalize_text, rows_right
-from kivnun.evaluation.results import BASE, LINEAR, MAJORITY, TUNED, Confusion, Estimate, PairedComparison, Scores
-from kivnun.evaluation.runner import EvalRow, score_classification, score_generation
+from kivnun.evaluation.results import (
+    BASE,
+    LINEAR,
+    MAJORITY,
+    PREFERENCE,
+    REWARD,
+    TUNED,
+    Confusion,
+    Estimate,
+    PairedComparison,
+    Scores,
+)
+from kivnun.evaluation.runner import EvalRow, score_classification, score_generation, score_retrieval
 from kivnun.evaluation.yardsticks import answer_linear, answer_majority
 from kivnun.recipe.schema import EvaluationSection
 
@@ -23,13 +34,22 @@ class Answers:
 
     Attributes:
         texts: Its answers.
-        nll_sums: Summed negative log likelihood of each row's trained tokens, in nats.
-        token_counts: Trained tokens of each row.
+        nll_sums: Summed negative log likelihood of each row's trained tokens, in nats; None where there is none.
+        token_counts: Trained tokens of each row, or 1 where the answer is a class.
+        rejected_nll_sums: The same sums of the rejected answers, where the rows have them.
     """
 
     texts: Sequence[str]
-    nll_sums: Sequence[float]
-    token_counts: Sequence[int]
+    nll_sums: Sequence[float] | None = None
+    token_counts: Sequence[int] = ()
+    rejected_nll_sums: Sequence[float] | None = None
+
+    @property
+    def in_order(self) -> list[bool] | None:
+        """Whether the preferred answer of each row is likelier than the rejected one."""
+        if self.nll_sums is None or self.rejected_nll_sums is None:
+            return None
+        return [chosen < rejected for chosen, rejected in zip(self.nll_sums, self.rejected_nll_sums, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -40,24 +60,29 @@ class Evaluation:
         scores: Base, tuned, and for a classification the yardsticks.
         comparison: Tuned against base on the same rows.
         yardstick_comparison: Tuned against the linear yardstick.
-        perplexity_ratio: Tuned over base.
+        perplexity_ratio: Tuned over base; None where answers have no likelihood.
         outcomes: Rows by what changed.
+        preference_comparison: Tuned against base in how often the preferred answer is the likelier one; None where
+            the rows have no rejected answer.
     """
 
     scores: tuple[Scores, ...]
     comparison: PairedComparison
     yardstick_comparison: PairedComparison | None
-    perplexity_ratio: Estimate
+    perplexity_ratio: Estimate | None
     outcomes: OutcomeGroups
+    preference_comparison: PairedComparison | None = None
 
     def to_json(self) -> dict[str, object]:
         """The numbers as JSON values; the rows stand in `samples.jsonl`."""
-        yardstick = self.yardstick_comparison
+        yardstick, ratio = self.yardstick_comparison, self.perplexity_ratio
+        preference = self.preference_comparison
         return {
             "scores": [scores.to_json() for scores in self.scores],
             "comparison": self.comparison.to_json(),
             "yardstick_comparison": None if yardstick is None else yardstick.to_json(),
-            "perplexity_ratio": self.perplexity_ratio.to_json(),
+            "perplexity_ratio": None if ratio is None else ratio.to_json(),
+            "preference_comparison": None if preference is None else preference.to_json(),
         }
 
 
@@ -98,7 +123,11 @@ def require_answers_fit(rows: Sequence[EvalRow], table: TokenTable, settings: Ev
         UserError: `answer-too-long`, naming the rows.
     """
     # The last trained token is the one that ends the answer.
-    lengths = [int(table.trained(number)[len(row.prompt_ids) :].sum()) - 1 for number, row in enumerate(rows)]
+    firsts = [table.documents(number)[0] for number in range(len(rows))]
+    lengths = [
+        int(table.trained(document)[len(row.prompt_ids) :].sum()) - 1
+        for document, row in zip(firsts, rows, strict=True)
+    ]
     longer = [f"{row.where}: {n} tokens" for row, n in zip(rows, lengths, strict=True) if n > settings.max_new_tokens]
     if longer:
         raise UserError(
@@ -140,10 +169,19 @@ def score_answers(
             name: score_classification(name, answers, references, labels, **seeds) for name, answers in by_name.items()
         }
     else:
-        scores = {name: score_generation(name, answers, references) for name, answers in by_name.items()}
+        score = score_retrieval if settings.task == "retrieval" else score_generation
+        scores = {name: score(name, answers, references) for name, answers in by_name.items()}
     for name, answers in ((BASE, base), (TUNED, tuned)):
+        if answers.nll_sums is None:
+            continue
         estimate = perplexity(answers.nll_sums, answers.token_counts, **seeds)
         scores[name] = scores[name].with_metric("perplexity", estimate)
+        if answers.in_order is not None:
+            ordered = share(sum(answers.in_order), len(answers.in_order))
+            scores[name] = scores[name].with_metric(PREFERENCE, ordered)
+    moved = _moved_right(base, tuned)
+    if moved:
+        scores[TUNED] = scores[TUNED].with_metric(REWARD, share(sum(moved), len(moved)))
     right = {name: rows_right(answers, references, task=settings.task) for name, answers in by_name.items()}
     outcomes = [
         Outcome(row.row_id, row.where, row.prompt, row.reference, first, second)
@@ -155,20 +193,40 @@ def score_answers(
         yardstick_comparison=compare_rows((LINEAR, TUNED), right[LINEAR], right[TUNED], **seeds)
         if LINEAR in right
         else None,
-        perplexity_ratio=perplexity_ratio(base.nll_sums, tuned.nll_sums, base.token_counts, **seeds),
+        perplexity_ratio=None
+        if base.nll_sums is None or tuned.nll_sums is None
+        else perplexity_ratio(base.nll_sums, tuned.nll_sums, base.token_counts, **seeds),
         outcomes=group_outcomes(outcomes, task=settings.task),
+        preference_comparison=None
+        if base.in_order is None or tuned.in_order is None
+        else compare_rows((BASE, TUNED), base.in_order, tuned.in_order, **seeds),
     )
+
+
+def _moved_right(base: Answers, tuned: Answers) -> list[bool]:
+    """Whether tuning made each preferred answer likelier against the rejected one; nothing without rejected answers.
+
+    Unlike the likelihoods themselves this does not depend on which of the two answers is the longer one.
+    """
+    parts = [base.nll_sums, base.rejected_nll_sums, tuned.nll_sums, tuned.rejected_nll_sums]
+    given = [part for part in parts if part is not None]
+    if len(given) < len(parts):
+        return []
+    rows = zip(*given, strict=True)
+    return [tuned_bad - tuned_good > base_bad - base_good for base_good, base_bad, tuned_good, tuned_bad in rows]
 
 
 def evaluation_from_json(values: Mapping[str, Any], outcomes: OutcomeGroups) -> Evaluation:
     """The evaluation whose `to_json` was written."""
-    yardstick = values["yardstick_comparison"]
+    yardstick, ratio = values["yardstick_comparison"], values["perplexity_ratio"]
+    preference = values.get("preference_comparison")
     return Evaluation(
         scores=tuple(_scores(each) for each in values["scores"]),
         comparison=_comparison(values["comparison"]),
         yardstick_comparison=None if yardstick is None else _comparison(yardstick),
-        perplexity_ratio=Estimate(**values["perplexity_ratio"]),
+        perplexity_ratio=None if ratio is None else Estimate(**ratio),
         outcomes=outcomes,
+        preference_comparison=None if preference is None else _comparison(preference),
     )
 
 

@@ -8,12 +8,15 @@ NBSP = "\u00a0"
 MINUS = "\u2212"
 SECONDS_PER_MINUTE = 60
 LARGE_PERPLEXITY = 1000
-SHARES = frozenset({"accuracy", "exact_match"})
+SHARES = frozenset({"accuracy", "exact_match", "recall_at_1", "preference_accuracy", "reward_accuracy"})
 METRIC_NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
     "exact_match": "exact match",
+    "recall_at_1": "recall at 1",
     "perplexity": "perplexity",
+    "preference_accuracy": "preference accuracy",
+    "reward_accuracy": "reward accuracy",
 }
 VERDICT_WORDS: dict[Verdict, str] = {"better": "Better", "worse": "Worse", "unclear": "No difference shown"}
 

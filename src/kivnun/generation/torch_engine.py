@@ -13,6 +13,7 @@ from torch import Tensor
 from kivnun.generation.engine import Generation, answer_room, logits_not_finite, require_prompts_fit
 from kivnun.generation.sampling import Sampling, choose_token, start_draws
 from kivnun.models.types import Model
+from kivnun.models.virtual_tokens import context_tokens
 
 
 @dataclass
@@ -55,8 +56,8 @@ class TorchEngine:
         self._model = model
         self._pad_id = pad_id
         self._batch_size = batch_size
-        # A few architectures have no limit (relative positions) or no position ids; asked once, at the foreign border.
-        self._context_tokens: int | None = getattr(model.config, "max_position_embeddings", None)
+        self._context_tokens = context_tokens(model)
+        # A few architectures have no position ids; asked once, at the foreign border.
         self._model_inputs = frozenset(inspect.signature(model.forward).parameters)
 
     def generate(

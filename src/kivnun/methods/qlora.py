@@ -18,7 +18,7 @@ from kivnun.methods.base import replace_module
 from kivnun.methods.lora import Lora, require_rank
 from kivnun.methods.saved_modules import find_saved, train_whole
 from kivnun.methods.targets import find_targets
-from kivnun.models.quantize import QuantizedLinear
+from kivnun.models.quantize import QuantizedLinear, return_freed_memory
 from kivnun.models.types import Model
 from kivnun.recipe.methods import QloraMethod
 
@@ -175,4 +175,6 @@ class Qlora(Lora):
             base = cast("nn.Linear", model.get_submodule(name))
             adapted = kind(base, self.settings, generator=generator)
             replace_module(model, name, adapted.train(base.training))
+            del base
+            return_freed_memory()
         train_whole(model, saved)

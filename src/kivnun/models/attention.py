@@ -4,32 +4,37 @@ A packed batch is one row of N tokens that holds whole documents one after anoth
 itself alone. Documents of similar length are gathered into one padded group only for the attention product, so that a
 batch of many short documents costs a few products, not one per document; every other layer sees no padding at all.
 
-Shapes: N packed tokens, G documents of one group, T longest document of the group, H heads, D head size;
-in the products also B = G x key heads, R query heads per key head, Q = R x queries of a block, K keys seen by a block.
+Shapes: N packed tokens, G documents of one group, T longest document of the group, H heads, D head size.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F  # noqa: N812 - the name of the field
 from transformers import AttentionInterface
 
 from kivnun.errors import UserError
+from kivnun.models.document_products import ProductLayout, document_products, make_layout
 from kivnun.models.prefixed_attention import attend_after_prefix
+
+try:
+    from torch.nn.attention.varlen import varlen_attn  # torch 2.10
+except ImportError:
+    varlen_attn = None
 
 NAME = "kivnun_documents"
 # Within a group the longest document is at most this many times the shortest: bounds the padded work.
-MAX_LENGTH_RATIO = 1.5
+MAX_LENGTH_RATIO = 1.25
 SMALL_DOCUMENT_TOKENS = 16
-QUERY_BLOCK_TOKENS = 256
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+# Largest head of torch's flash kernels on CUDA.
+MAX_FLASH_HEAD = 256
 PROBE_LENGTHS = (5, 11)
 # Relative error of the probe's logits that rounding explains; half precision differs from kernel to kernel.
 PROBE_TOLERANCE, PROBE_TOLERANCE_HALF = 1e-4, 0.1
@@ -55,6 +60,27 @@ class DocumentGroup:
     gather: Tensor | None
     scatter: Tensor | None
 
+    def positions(self) -> Tensor:
+        """The packed position at each place of the grid (G, T); where there is padding, that of another token."""
+        grid = torch.arange(self.stop - self.start) if self.gather is None else self.gather
+        return (grid + self.start).view(self.num_documents, self.width)
+
+    def is_real(self) -> Tensor:
+        """Whether a place of the grid (G, T) holds a token, or padding."""
+        real = torch.ones(self.num_documents * self.width, dtype=torch.bool)
+        if self.scatter is not None:
+            real = torch.zeros_like(real, device=self.scatter.device).index_fill_(0, self.scatter, 1)
+        return real.view(self.num_documents, self.width)
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """What a layer hands to its attention beside queries, keys and values; see `attend_documents`."""
+
+    scaling: float
+    dropout: float
+    sliding_window: int | None
+
 
 @dataclass(frozen=True)
 class DocumentGroups:
@@ -63,12 +89,16 @@ class DocumentGroups:
     Attributes:
         groups: The groups in packed order.
         longest: Length of the longest document.
+        ends: Packed position at which each document starts, and the end of the row, int32.
         recorded: Where to note what each attention module hands to `attend_documents`, or None.
+        layouts: How the documents lie in the products, by the numbers of heads; filled when first asked for.
     """
 
     groups: tuple[DocumentGroup, ...]
     longest: int
-    recorded: dict[nn.Module, dict[str, object]] | None = None
+    ends: Tensor
+    recorded: dict[nn.Module, AttentionSettings] | None = None
+    layouts: dict[tuple[int, int], ProductLayout] = field(default_factory=dict[tuple[int, int], ProductLayout])
 
 
 class PackedDecoder(Protocol):
@@ -105,7 +135,8 @@ def group_documents(lengths: Sequence[int], device: torch.device | str = "cpu") 
     for run in runs:
         groups.append(_group(start, run, device))
         start += sum(run)
-    return DocumentGroups(tuple(groups), max(lengths, default=0))
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    return DocumentGroups(tuple(groups), max(lengths, default=0), ends)
 
 
 def _group(start: int, lengths: list[int], device: torch.device | str) -> DocumentGroup:
@@ -172,9 +203,13 @@ def attend_documents(  # noqa: PLR0913, PLR0917 - transformers' signature
             dropout=dropout,
             sliding_window=sliding_window,
         ), None
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scaling = float(query.shape[-1] ** -0.5) if scaling is None else scaling
+    settings = AttentionSettings(scaling, dropout, sliding_window)
     if document_groups.recorded is not None:
-        document_groups.recorded[module] = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window}
+        document_groups.recorded[module] = settings
+    attended = _attend_at_once(query, key, value, document_groups, settings)
+    if attended is not None:
+        return attended.unsqueeze(0), None
     pieces: list[Tensor] = []
     for group in document_groups.groups:
         q_GHTD, k_GHTD, v_GHTD = (_cut(tensor, group) for tensor in (query, key, value))
@@ -182,77 +217,53 @@ def attend_documents(  # noqa: PLR0913, PLR0917 - transformers' signature
         if sliding_window is not None and group.width > sliding_window:
             band = torch.ones(group.width, group.width, dtype=torch.bool, device=query.device)
             band = band.tril().triu(1 - sliding_window)
-        is_plain = band is None and dropout == 0 and query.shape[3] == value.shape[3]
-        if is_plain and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-            out_GHTD = cast("Tensor", _CausalProducts.apply(q_GHTD, k_GHTD, v_GHTD, scaling))
-        else:
-            out_GHTD = F.scaled_dot_product_attention(
-                q_GHTD, k_GHTD, v_GHTD, band, dropout, is_causal=band is None, scale=scaling, enable_gqa=True
-            )
+        out_GHTD = F.scaled_dot_product_attention(
+            q_GHTD, k_GHTD, v_GHTD, band, dropout, is_causal=band is None, scale=scaling, enable_gqa=True
+        )
         flat = out_GHTD.transpose(1, 2).reshape(group.num_documents * group.width, query.shape[1], value.shape[3])
         pieces.append(flat if group.scatter is None else flat.index_select(0, group.scatter))
     return torch.cat(pieces).unsqueeze(0) if len(pieces) > 1 else pieces[0].unsqueeze(0), None
 
 
-@lru_cache(maxsize=256)
-def _causal_mask(start: int, stop: int, repeats: int, dtype: torch.dtype) -> Tensor:
-    """Minus infinity where queries `start` to `stop`, `repeats` heads of them stacked, must not see a key (Q, K).
+def _attend_at_once(
+    query: Tensor, key: Tensor, value: Tensor, groups: DocumentGroups, settings: AttentionSettings
+) -> Tensor | None:
+    """All documents (N, H, D) by a function that takes the packed row as it is, or None where none fits."""
+    scaling, window = settings.scaling, settings.sliding_window
+    if settings.dropout != 0 or query.shape[3] != value.shape[3] or query.dtype not in HALF_PRECISION:
+        return None
+    q_NHD, k_NHD, v_NHD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    is_full = window is None or groups.longest <= window
+    if query.device.type == "cpu":
+        if not is_full or query.dtype != torch.bfloat16:
+            return None
+        return document_products(q_NHD, k_NHD, v_NHD, _layout(groups, query.shape[1], key.shape[1]), scaling)
+    if varlen_attn is None or query.device.type != "cuda" or query.shape[3] % 8 or query.shape[3] > MAX_FLASH_HEAD:
+        return None
+    return cast(
+        "Tensor",
+        varlen_attn(
+            q_NHD.contiguous(),
+            k_NHD.contiguous(),
+            v_NHD.contiguous(),
+            groups.ends,
+            groups.ends,
+            groups.longest,
+            groups.longest,
+            scale=scaling,
+            window_size=(-1 if is_full or window is None else window - 1, 0),
+            enable_gqa=query.shape[1] != key.shape[1],
+        ),
+    )
 
-    Kept, since every layer and most batches ask for the same few.
-    """
-    mask = torch.full((stop - start, stop), float("-inf"), dtype=dtype).triu_(start + 1)
-    return mask.repeat(repeats, 1)
 
-
-class _CausalProducts(torch.autograd.Function):
-    """Causal attention as batched matrix products and a softmax, block of queries by block of queries.
-
-    In bf16 on a CPU this is up to 5 times as fast as torch's flash kernel for short documents (`docs/log.md`). Query
-    heads that share a key head are stacked, so keys and values are never repeated; a block of queries meets only the
-    keys up to its own end, so about half of the square is never computed.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-        num_documents, num_heads, width, size = q.shape
-        stacked = (num_documents * k.shape[1], num_heads // k.shape[1], width, size)
-        q_BRTD = q.reshape(stacked)
-        k_BTD, v_BTD = k.reshape(-1, width, size), v.reshape(-1, width, size)
-        out_BRTD = torch.empty_like(q_BRTD)
-        probabilities: list[Tensor] = []
-        for start in range(0, width, QUERY_BLOCK_TOKENS):
-            stop = min(start + QUERY_BLOCK_TOKENS, width)
-            block_BQD = q_BRTD[:, :, start:stop].reshape(stacked[0], -1, size)
-            mask_QK = _causal_mask(start, stop, stacked[1], q.dtype)
-            scores_BQK = torch.baddbmm(mask_QK, block_BQD, k_BTD[:, :stop].transpose(1, 2), alpha=scaling)
-            p_BQK = torch.softmax(scores_BQK, -1)
-            out_BRTD[:, :, start:stop] = torch.bmm(p_BQK, v_BTD[:, :stop]).view(*stacked[:2], stop - start, size)
-            probabilities.append(p_BQK)
-        ctx.save_for_backward(q_BRTD, k_BTD, v_BTD, *probabilities)
-        ctx.scaling, ctx.shapes = scaling, (q.shape, k.shape)  # type: ignore[attr-defined]
-        return out_BRTD.view(q.shape)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_BRTD, k_BTD, v_BTD, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
-        q_shape, k_shape = ctx.shapes  # type: ignore[attr-defined]
-        grad_BRTD = grad_outputs[0].reshape(q_BRTD.shape)
-        dq_BRTD, dk_BTD, dv_BTD = torch.empty_like(q_BRTD), torch.zeros_like(k_BTD), torch.zeros_like(v_BTD)
-        num_stacks, repeats, width, size = q_BRTD.shape
-        for index, p_BQK in enumerate(probabilities):
-            start = index * QUERY_BLOCK_TOKENS
-            stop = min(start + QUERY_BLOCK_TOKENS, width)
-            g_BQD = grad_BRTD[:, :, start:stop].reshape(num_stacks, -1, size)
-            q_BQD = q_BRTD[:, :, start:stop].reshape(num_stacks, -1, size)
-            dv_BTD[:, :stop].baddbmm_(p_BQK.transpose(1, 2), g_BQD)
-            dp_BQK = torch.bmm(g_BQD, v_BTD[:, :stop].transpose(1, 2))
-            ds_BQK = torch._softmax_backward_data(  # pyright: ignore[reportPrivateImportUsage]
-                dp_BQK, p_BQK, -1, p_BQK.dtype
-            )
-            dq_BQD = torch.bmm(ds_BQK, k_BTD[:, :stop]).mul_(ctx.scaling)  # type: ignore[attr-defined]
-            dq_BRTD[:, :, start:stop] = dq_BQD.view(num_stacks, repeats, stop - start, size)
-            dk_BTD[:, :stop].baddbmm_(ds_BQK.transpose(1, 2), q_BQD, alpha=ctx.scaling)  # type: ignore[attr-defined]
-        return dq_BRTD.view(q_shape), dk_BTD.view(k_shape), dv_BTD.view(k_shape), None
+def _layout(groups: DocumentGroups, num_heads: int, num_key_heads: int) -> ProductLayout:
+    """The groups' layout in the products, made once a batch."""
+    key = (num_heads, num_key_heads)
+    if key not in groups.layouts:
+        positions = [(group.positions(), group.is_real()) for group in groups.groups]
+        groups.layouts[key] = make_layout(positions, groups.groups[-1].stop, num_heads, num_key_heads)
+    return groups.layouts[key]
 
 
 def _cut(tensor_1HND: Tensor, group: DocumentGroup) -> Tensor:
@@ -308,14 +319,18 @@ def probe_tolerance(model: nn.Module) -> float:
 
 
 def _probe_documents(model: nn.Module) -> tuple[Tensor, ...]:
-    weight = model.get_output_embeddings().weight  # type: ignore[operator]
+    weight = model.get_input_embeddings().weight  # type: ignore[operator]
     ids = torch.arange(1, sum(PROBE_LENGTHS) + 1, device=weight.device) * 7919 % weight.shape[0]
     return ids.split(PROBE_LENGTHS)
 
 
 @torch.no_grad()
 def _own_logits(model: nn.Module, documents: Sequence[Tensor]) -> Tensor:
-    return torch.cat([model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0] for ids in documents]).float()
+    if has_language_head(model):
+        return torch.cat([model(input_ids=ids.unsqueeze(0), use_cache=False).logits[0] for ids in documents]).float()
+    body = cast("nn.Module", model.base_model)
+    outputs = [body(input_ids=ids.unsqueeze(0), use_cache=False) for ids in documents]
+    return torch.cat([output.last_hidden_state[0] for output in outputs]).float()
 
 
 @torch.no_grad()
@@ -324,7 +339,14 @@ def _packed_logits(model: nn.Module) -> Tensor:
         hidden_NC = packed_hidden_states(model, *probe_batch(model))
     except TypeError as error:
         raise _unsupported(f"{type(model).__name__} does not take packed rows: {error}") from error
+    if not has_language_head(model):
+        return hidden_NC.float()
     return (hidden_NC @ model.get_output_embeddings().weight.T).float()  # type: ignore[operator]
+
+
+def has_language_head(model: nn.Module) -> bool:
+    """Whether hidden states become logits of tokens; those of a classifier and of an embedding model do not."""
+    return model.get_output_embeddings() is not None  # type: ignore[operator]
 
 
 def _unsupported(problem: str) -> UserError:

@@ -2,13 +2,19 @@
 
 import logging
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from kivnun.errors import UserError
@@ -39,15 +45,28 @@ def quiet_libraries() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
-def load_model(folder: Path, *, dtype: torch.dtype) -> Model:
-    """A causal language model in evaluation mode.
+ModelKind = Literal["causal language model", "base model without a head", "classifier"]
+_AUTO_CLASSES = {
+    "causal language model": AutoModelForCausalLM,
+    "base model without a head": AutoModel,
+    "classifier": AutoModelForSequenceClassification,
+}
+
+
+def load_model(folder: Path, *, dtype: torch.dtype, kind: ModelKind = "causal language model") -> Model:
+    """A model in evaluation mode.
+
+    Args:
+        folder: Its folder.
+        dtype: Number format of its weights.
+        kind: What it is loaded as.
 
     Raises:
         UserError: `model-invalid` where weights are missing, not finite or of another architecture.
     """
     quiet_libraries()
     try:
-        model, notes = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
+        model, notes = _AUTO_CLASSES[kind].from_pretrained(  # pyright: ignore
             folder,
             dtype=dtype,
             local_files_only=True,
@@ -58,7 +77,7 @@ def load_model(folder: Path, *, dtype: torch.dtype) -> Model:
     except _LOAD_ERRORS as error:
         raise UserError(
             "model-invalid",
-            f"{folder}: cannot be loaded as a causal language model: {_first_line(error)}",
+            f"{folder}: cannot be loaded as a {kind}: {_first_line(error)}",
             hint="the folder must hold config.json and whole *.safetensors of an architecture that transformers knows",
         ) from error
     missing = sorted(notes["missing_keys"])

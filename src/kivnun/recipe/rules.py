@@ -190,22 +190,28 @@ def _default(section: "BaseModel", name: str) -> object:
 
 def _check_best_metric(training: "TrainingSection") -> list[Problem]:
     """The metric that decides must be measured."""
-    metric, kind = training.best_metric, training.objective.kind
+    kind = training.objective.kind
     if training.validation_metrics and kind in HEAD_OBJECTIVES:
         text = f"are of answers that a model generates; the objective {kind} measures {HEAD_OBJECTIVES[kind]} by itself"
         return [Problem("validation_metrics", text)]
-    if kind == "classification" and metric in {"accuracy", "macro_f1"}:
-        return []
-    if metric == "recall_at_1":
-        fits = kind == "contrastive"
-        return [] if fits else [Problem("best_metric", f"recall_at_1 belongs to the objective contrastive, not {kind}")]
-    if metric == "reward_accuracy":
-        fits = kind in {"dpo", "orpo"}
-        text = f"reward_accuracy belongs to the objectives dpo and orpo, not {kind}"
-        return [] if fits else [Problem("best_metric", text)]
-    if metric == "loss" or metric in training.validation_metrics:
-        return []
-    return [Problem("best_metric", f"{metric} is not measured; add it to validation_metrics")]
+    reason = why_not_measured(training, training.best_metric)
+    return [] if reason is None else [Problem("best_metric", reason)]
+
+
+OBJECTIVES_OF_METRICS: Final = {"recall_at_1": ("contrastive",), "reward_accuracy": ("dpo", "orpo")}
+"""Metrics that some objectives measure by themselves and the others cannot."""
+
+
+def why_not_measured(training: "TrainingSection", metric: str) -> str | None:
+    """Why a metric is not measured on the validation split while training, or None where it is."""
+    kind = training.objective.kind
+    owners = OBJECTIVES_OF_METRICS.get(metric)
+    if owners is not None:
+        return None if kind in owners else f"{metric} belongs to the objectives {' and '.join(owners)}, not {kind}"
+    is_own = kind == "classification" and metric in {"accuracy", "macro_f1"}
+    if metric == "loss" or is_own or metric in training.validation_metrics:
+        return None
+    return f"{metric} is not measured; add it to training.validation_metrics"
 
 
 def _check_contrastive(training: "TrainingSection") -> list[Problem]:
@@ -288,7 +294,7 @@ def check_recipe(recipe: "Recipe") -> list[Problem]:
         *_check_objective(recipe),
         *_check_head(recipe),
         *_check_label(recipe),
-        *_check_prefix(recipe),
+        *_check_virtual_tokens(recipe),
     ]
 
 
@@ -387,12 +393,17 @@ def _check_label(recipe: "Recipe") -> list[Problem]:
     return [Problem("evaluation.label", text)]
 
 
-def _check_prefix(recipe: "Recipe") -> list[Problem]:
-    """A layer that is computed again would meet the learned keys and values a second time."""
-    if recipe.method.kind == "prefix" and recipe.training.gradient_checkpointing:
+def _check_virtual_tokens(recipe: "Recipe") -> list[Problem]:
+    """What is learned before the documents is there from the first step on, and only once."""
+    method, objective = recipe.method.kind, recipe.training.objective.kind
+    problems: list[Problem] = []
+    if method == "prefix" and recipe.training.gradient_checkpointing:
         text = "cannot be combined with the method prefix; train prompt or lora, or lower micro_batch_tokens"
-        return [Problem("training.gradient_checkpointing", text)]
-    return []
+        problems.append(Problem("training.gradient_checkpointing", text))
+    if method in {"prefix", "prompt"} and objective in {"dpo", "kto"}:
+        text = f"{method} does not start as the base model, which {objective} compares with; use lora, or orpo"
+        problems.append(Problem("method.kind", text))
+    return problems
 
 
 def readable_fields(data: "DataSection") -> tuple[str, ...]:

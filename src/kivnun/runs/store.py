@@ -93,9 +93,9 @@ def find_run(text: str) -> Path:
         UserError: `run-missing`, with the runs that exist.
     """
     for folder in (Path(text), RUNS_FOLDER / text):
-        if text and _is_run(folder):
+        if text and is_run(folder):
             return folder
-    names = sorted(folder.name for folder in RUNS_FOLDER.glob("*") if _is_run(folder))
+    names = sorted(folder.name for folder in RUNS_FOLDER.glob("*") if is_run(folder))
     close = get_close_matches(Path(text).name, names, n=1)
     if close:
         hint = f"did you mean `{close[0]}`?"
@@ -123,9 +123,10 @@ def _lock(run_dir: Path) -> int:
     return descriptor
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
     return folder.is_dir() and any((folder / mark).exists() for mark in _MARKS)
 
 
 def _may_be_run(folder: Path) -> bool:
-    return _is_run(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    return is_run(folder) or (folder.is_dir() and not any(folder.iterdir()))

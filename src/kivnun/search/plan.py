@@ -20,6 +20,7 @@ from kivnun.recipe.document import Value
 from kivnun.recipe.dump import dump_value, plain_values
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.override import Override, apply_overrides
+from kivnun.recipe.rules import why_not_measured
 from kivnun.recipe.schema import Recipe
 from kivnun.recipe.search import Choice, FloatRange, IntRange, SearchSection
 from kivnun.search.fields import RIVALS, find_field, suggest_field, why_not_searched
@@ -168,12 +169,8 @@ def _check_metric(loaded: LoadedRecipe, metric: str) -> list[str]:
     said = loaded.provenance.get("training.best_metric", "default") != "default"
     if said and metric != training.best_metric:
         return [f"search.metric: {metric} differs from training.best_metric ({training.best_metric}); delete one"]
-    if metric == "recall_at_1" and training.objective.kind != "contrastive":
-        kind = training.objective.kind
-        return [f"search.metric: recall_at_1 belongs to the objective contrastive, not {kind}"]
-    if metric in {"loss", "recall_at_1"} or metric in training.validation_metrics:
-        return []
-    return [f"search.metric: {metric} is not measured while training; add it to training.validation_metrics"]
+    reason = why_not_measured(training, metric)
+    return [] if reason is None else [f"search.metric: {reason}"]
 
 
 def _check_rows(recipe: Recipe) -> list[str]:

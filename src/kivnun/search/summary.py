@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kivnun.recipe.dump import dump_recipe, dump_value
 from kivnun.recipe.load import located_recipe
+from kivnun.recipe.rules import OBJECTIVES_OF_METRICS
 from kivnun.runs import write_atomic
 from kivnun.search.loop import Search
 from kivnun.search.page import render_page
@@ -15,7 +16,7 @@ from kivnun.search.plan import SearchPlan, clean_value, with_values
 from kivnun.search.trials import Trial, Values, folder_of
 
 BEST_NAME, RESULTS_NAME, PAGE_NAME = "best.yaml", "results.json", "search.html"
-SHARES = ("accuracy", "exact_match", "recall_at_1")
+SHARES = ("accuracy", "exact_match", "recall_at_1", "reward_accuracy")
 """Metrics that are a share of rows, whose noise follows from their number."""
 
 
@@ -146,7 +147,7 @@ def say_noise(plan: SearchPlan, best: Trial) -> tuple[float, str] | None:
     if plan.metric not in SHARES or best.value is None or not best.num_rows:
         return None
     most = plan.loaded.recipe.training.validation_rows
-    rows = best.num_rows if plan.metric == "recall_at_1" else min(most, best.num_rows)
+    rows = best.num_rows if plan.metric in OBJECTIVES_OF_METRICS else min(most, best.num_rows)
     error = math.sqrt(2 * best.value * (1 - best.value) / rows)
     return error, f"one standard error of a difference over {rows} validation rows is {error:.3g}"
 

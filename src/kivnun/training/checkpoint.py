@@ -2,18 +2,20 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from kivnun.errors import UserError
 from kivnun.runs import read_manifest, verify_artifact, write_stage
+from kivnun.runs.atomic import disk_full_as_user_error
 from kivnun.training.optimizer import MasterWeights
+from kivnun.training.parallel import ALONE, Parallel
+from kivnun.training.state_files import open_state, write_state
 
 FOLDER = "checkpoints"
-_WEIGHTS = "state.safetensors"
 _PROGRESS = "progress.json"
 
 
@@ -46,14 +48,43 @@ class Progress:
     history: tuple[tuple[int, float, float], ...] = ()
 
 
-def save_checkpoint(run_dir: Path, weights: MasterWeights, progress: Progress, *, key: str) -> Path:
-    """Write the checkpoint of a step; a full disk or a kill leaves the earlier ones as they were."""
+def save_checkpoint(
+    run_dir: Path, weights: MasterWeights, progress: Progress, *, key: str, parallel: Parallel = ALONE
+) -> Path:
+    """Write the checkpoint of a step; a full disk or a kill leaves the earlier ones as they were.
+
+    Each process writes what it alone holds; the first one then hashes all of it and puts the folder in place.
+
+    Args:
+        run_dir: The run folder.
+        weights: What is trained.
+        progress: Where the run stands.
+        key: The training that it belongs to.
+        parallel: The processes; each must call this.
+
+    Raises:
+        UserError: `disk-full`, in every process, if it is full for one.
+    """
+    folder = run_dir / FOLDER
     name = name_of(progress.step)
-    with write_stage(run_dir / FOLDER, name, kind="checkpoint", key=key) as folder:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors().items()}
-        save_file(tensors, folder / _WEIGHTS)
-        (folder / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n", "utf-8")
-    return run_dir / FOLDER / name
+    with ExitStack() as stack:
+
+        def begin() -> str:
+            if not parallel.leads:
+                return ""
+            return str(stack.enter_context(write_stage(folder, name, kind="checkpoint", key=key)))
+
+        partial = Path(parallel.gather(parallel.together(begin))[0])
+
+        def write() -> None:
+            with disk_full_as_user_error(folder / name):
+                write_state(partial, weights.tensors(), rank=parallel.rank, world_size=parallel.world_size)
+                if parallel.leads:
+                    (partial / _PROGRESS).write_text(json.dumps(asdict(progress), indent=2) + "\n", "utf-8")
+
+        parallel.together(write)
+        parallel.together(stack.close)
+    return folder / name
 
 
 def find_checkpoints(run_dir: Path, key: str) -> list[Path]:
@@ -68,15 +99,35 @@ def find_checkpoints(run_dir: Path, key: str) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def load_checkpoint(folder: Path, weights: MasterWeights) -> Progress:
+def load_checkpoint(folder: Path, weights: MasterWeights, *, parallel: Parallel = ALONE) -> Progress:
     """Check the hashes of a checkpoint, and of the best one that its training would end with, and restore it.
+
+    Args:
+        folder: The checkpoint, written by any number of processes.
+        weights: Where it goes.
+        parallel: The processes; each must call this, and reads only what it holds.
 
     Raises:
         UserError: `artifact-damaged`, or `run-missing` without the best one; the weights are as they were.
     """
+
+    def check() -> None:
+        if parallel.leads:
+            _require_whole(folder)
+
+    parallel.together(check)
+    parallel.together(lambda: _read_weights(folder, weights))
+    return _read_progress(folder)
+
+
+def _read_progress(folder: Path) -> Progress:
+    fields = json.loads((folder / _PROGRESS).read_text("utf-8"))
+    return Progress(**{**fields, "history": tuple(map(tuple, fields.get("history", ())))})
+
+
+def _require_whole(folder: Path) -> None:
     key = verify_artifact(folder).key
-    stored = json.loads((folder / _PROGRESS).read_text("utf-8"))
-    progress = Progress(**{**stored, "history": tuple(map(tuple, stored["history"]))})
+    progress = _read_progress(folder)
     if progress.best_step is not None and progress.best_step != progress.step:
         best = folder.with_name(name_of(progress.best_step))
         if verify_artifact(best).key != key:
@@ -85,15 +136,18 @@ def load_checkpoint(folder: Path, weights: MasterWeights) -> Progress:
                 f"{best} belongs to another training than {folder}",
                 hint=f"remove {folder} and give the same command again",
             )
+
+
+def _read_weights(folder: Path, weights: MasterWeights) -> None:
     try:
-        weights.load_tensors(load_file(folder / _WEIGHTS))
-    except (SafetensorError, KeyError, RuntimeError) as error:
+        with open_state(folder) as tensors:
+            weights.load_tensors(tensors)
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             "artifact-damaged",
             f"{folder} does not fit the model: {error}",
             hint=f"remove {folder} and give the same command again",
         ) from error
-    return progress
 
 
 def prune_checkpoints(run_dir: Path, progress: Progress, *, key: str, keep: int) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step, so that what is saved is never half of one."""
+"""Ctrl-C and SIGTERM that wait for the end of a step, so that what is saved is never half of one."""
 
 import signal
 import threading
@@ -9,12 +9,13 @@ from types import FrameType
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C and say whether it came; it is raised when the block ends. A second one does not wait.
+    """Hold back the first Ctrl-C or SIGTERM and say whether it came; the second one does not wait.
 
-    Outside the main thread, where Python handles no signals, nothing is held back.
+    What came is raised when the block ends, as Ctrl-C. Outside the main thread, where Python handles no signals,
+    nothing is held back.
 
     Raises:
-        KeyboardInterrupt: At the end of the block, if it came while the block ran.
+        KeyboardInterrupt: At the end of the block, if one came while the block ran.
     """
     came = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
@@ -22,15 +23,21 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         # Whoever set a handler of their own, or runs us in a thread, decides what an interruption means.
         yield came.is_set
         return
+    terminate = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
+    def restore() -> None:
+        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, terminate)
 
     def remember(_signal: int, _frame: FrameType | None) -> None:
         came.set()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
     signal.signal(signal.SIGINT, remember)
+    signal.signal(signal.SIGTERM, remember)
     try:
         yield came.is_set
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()
     if came.is_set():
         raise KeyboardInterrupt

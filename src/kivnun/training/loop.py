@@ -172,7 +172,13 @@ def fit(  # noqa: PLR0913 - each is a part that the caller made
         started = time.perf_counter()
         model.train()  # the caller may have validated in between
         own, micro_batch_tokens = _add_gradients(
-            Step(step, rows, plan.lengths, settings), model, weights, objective, table, parallel, micro_batch_tokens
+            Step(step, rows, plan.lengths, settings, parallel.rank),
+            model,
+            weights,
+            objective,
+            table,
+            parallel,
+            micro_batch_tokens,
         )
         sums = parallel.sum_step(own)
         require_finite("loss", sums.loss, step + 1, rows)
@@ -205,12 +211,14 @@ class Step:
         rows: Its rows.
         lengths: Tokens of every row of the table.
         settings: The recipe's `training` section.
+        rank: Number of this process, whose random numbers are its own.
     """
 
     number: int
     rows: list[int]
     lengths: list[int]
     settings: TrainingSection
+    rank: int = 0
 
 
 def _add_gradients(
@@ -227,12 +235,13 @@ def _add_gradients(
     while True:
         parts = split_to_fit(step.rows, step.lengths, num_parts=num_parts, max_tokens=micro_batch_tokens)
         batches = [pack(table, part) for part in parallel.share(parts)]
+        uncounted = [pack(table, part) for part in parallel.fill(parts)]
         try:
-            return _compute(step, model, weights, objective, batches), micro_batch_tokens
+            return _compute(step, model, weights, objective, batches, uncounted), micro_batch_tokens
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            tokens, num_rows = max((batch.num_tokens, len(batch.rows)) for batch in batches)
+            tokens, num_rows = max((batch.num_tokens, len(batch.rows)) for batch in (*batches, *uncounted))
             is_auto = step.settings.micro_batch_tokens == "auto"
             if not is_auto or num_rows == 1 or parallel.world_size > 1:
                 raise out_of_memory(tokens, step=step.number + 1, num_rows=num_rows, is_auto=is_auto) from error
@@ -244,13 +253,18 @@ def _add_gradients(
 
 
 def _compute(
-    step: Step, model: nn.Module, weights: MasterWeights, objective: Objective, batches: Sequence[PackedBatch]
+    step: Step,
+    model: nn.Module,
+    weights: MasterWeights,
+    objective: Objective,
+    batches: Sequence[PackedBatch],
+    uncounted: Sequence[PackedBatch],
 ) -> StepSums:
     """Forward and backward of every micro-batch of this process."""
-    # Random numbers (dropout) depend on seed and step alone, so that a resumed run draws the same ones.
-    seed_step(step.settings.seed, step.number)
+    # Random numbers (dropout) depend on seed, step and process alone, so that a resumed run draws the same ones.
+    seed_step(step.settings.seed, step.number, rank=step.rank)
     prepared = objective.prepare_step(model, batches)
-    seed_step(step.settings.seed, step.number)
+    seed_step(step.settings.seed, step.number, rank=step.rank)
     loss, count, metrics = 0.0, 0.0, dict[str, float]()
     for batch, known in zip(batches, prepared, strict=True):
         batch_loss = objective.loss(model, batch, known)
@@ -260,10 +274,19 @@ def _compute(
         count += objective.count(batch)
         for name, value in batch_loss.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + value
+    for batch in uncounted:
+        _compute_in_vain(model, objective, batch)
     num_tokens = sum(batch.num_tokens for batch in batches)
     return StepSums(loss, count, num_tokens, sum(len(batch.target_ids) for batch in batches), metrics)
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one step."""
-    torch.manual_seed(seed * 1_000_003 + step)
+def _compute_in_vain(model: nn.Module, objective: Objective, batch: PackedBatch) -> None:
+    """Forward and backward with gradients of zero, for the other processes, which wait for it."""
+    [known] = objective.prepare_step(model, [batch])
+    (objective.loss(model, batch, known).total * 0).backward()
+
+
+def seed_step(seed: int, step: int, *, rank: int = 0) -> None:
+    """Seed torch for one step of one process."""
+    # Only the lowest 32 bits count on a CPU: the golden ratio's spread processes over them, far from other steps'.
+    torch.manual_seed(seed * 1_000_003 + step + rank * 2_654_435_761)

@@ -3,13 +3,54 @@
 Shapes: M targets, C hidden size, V vocabulary, K targets in a chunk.
 """
 
+import math
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import cache
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-CHUNK_TARGETS = 128
+from kivnun.models.kernels import compile_kernel
+
+# Most targets of a chunk. A larger one makes better products of the head and, uncompiled, worse use of the caches.
+CHUNK_TARGETS, COMPILED_CHUNK_TARGETS = 128, 192
+
+
+_compiled: ContextVar[bool] = ContextVar("compiled", default=False)
+
+
+def choose_compiled_loss(*, wanted: bool) -> None:
+    """Compute losses through `torch.compile` from now on, or not; they differ by rounding alone."""
+    _compiled.set(wanted)
+
+
+def _softmax(logits_KV: Tensor, target_K1: Tensor) -> tuple[Tensor, Tensor]:
+    """The softmax of logits, and the targets' log-probabilities (K, 1); the logits may be overwritten."""
+    log_p_KV = torch.log_softmax(logits_KV.to(torch.promote_types(logits_KV.dtype, torch.float32)), dim=1)
+    right_K1 = log_p_KV.gather(1, target_K1)
+    return logits_KV.copy_(log_p_KV.exp_()), right_K1
+
+
+def _softmax_in_few_passes(logits_KV: Tensor, target_K1: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, written so that a compiler keeps no wide matrix between its passes."""
+    wide_KV = logits_KV.to(torch.promote_types(logits_KV.dtype, torch.float32))
+    top_K1 = wide_KV.amax(1, keepdim=True)
+    log_sum_K1 = (wide_KV - top_K1).exp().sum(1, keepdim=True).log() + top_K1
+    return (wide_KV - log_sum_K1).exp().to(logits_KV.dtype), wide_KV.gather(1, target_K1) - log_sum_K1
+
+
+@cache
+def _compiled_softmax() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return compile_kernel(_softmax_in_few_passes)
+
+
+def _chunks(num_targets: int, most: int) -> Iterator[slice]:
+    """Chunks of about equal size: a small last one would make a slow product of the whole head."""
+    size = math.ceil(num_targets / max(math.ceil(num_targets / most), 1))
+    return (slice(start, start + size) for start in range(0, num_targets, max(size, 1)))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -28,21 +69,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(hidden_MC.dtype, torch.float32)
         grad_VC = torch.zeros(weight_VC.shape, dtype=wide, device=weight_VC.device) if needs_weight else None
         total = torch.zeros((), dtype=wide, device=hidden_MC.device)
-        for start in range(0, len(target_M), CHUNK_TARGETS):
-            chunk = slice(start, start + CHUNK_TARGETS)
-            h_KC, y_K = hidden_MC[chunk], target_M[chunk].unsqueeze(1)
-            logits_KV = (h_KC @ weight_VC.T).to(wide)
-            log_p_KV = torch.log_softmax(logits_KV, dim=1)
-            right_K1 = log_p_KV.gather(1, y_K)
+        softmax = _compiled_softmax() if _compiled.get() else _softmax
+        for chunk in _chunks(len(target_M), COMPILED_CHUNK_TARGETS if _compiled.get() else CHUNK_TARGETS):
+            h_KC, y_K1 = hidden_MC[chunk], target_M[chunk].unsqueeze(1)
+            delta_KV, right_K1 = softmax(h_KC @ weight_VC.T, y_K1)
             scale_K1 = None if target_weights_M is None else target_weights_M[chunk].unsqueeze(1)
             total -= (right_K1 if scale_K1 is None else right_K1 * scale_K1).sum()
             if grad_MC is None and grad_VC is None:
                 continue
-            delta_KV = log_p_KV.exp_()
-            delta_KV[torch.arange(len(h_KC), device=y_K.device), y_K[:, 0]] -= 1
+            # Not the rounded p less 1: near p = 1 nothing would be left of the difference.
+            delta_KV.scatter_(1, y_K1, (right_K1.exp() - 1).to(delta_KV.dtype))
             if scale_K1 is not None:
-                delta_KV *= scale_K1
-            delta_KV = delta_KV.to(weight_VC.dtype)
+                delta_KV *= scale_K1.to(delta_KV.dtype)
             if grad_MC is not None:
                 torch.mm(delta_KV, weight_VC, out=grad_MC[chunk])
             if grad_VC is not None:
@@ -58,7 +96,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         has_hidden, has_weight = ctx.has_grads  # type: ignore[attr-defined]
         scale = grad_outputs[0]
         grad_MC = saved.pop(0) * scale if has_hidden else None
-        grad_VC = (saved.pop(0) * scale).to(ctx.weight_dtype) if has_weight else None  # type: ignore[attr-defined]
+        grad_VC = saved.pop(0).to(ctx.weight_dtype) * scale if has_weight else None  # type: ignore[attr-defined]
         return grad_MC, grad_VC, None, None
 
 
@@ -84,8 +122,7 @@ def summed_cross_entropy(
 def target_losses(hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor) -> Tensor:
     """Each target's negative log likelihood in nats, shape (M,), float32: for perplexity per row."""
     losses: list[Tensor] = []
-    for start in range(0, len(target_M), CHUNK_TARGETS):
-        chunk = slice(start, start + CHUNK_TARGETS)
+    for chunk in _chunks(len(target_M), CHUNK_TARGETS):
         logits_KV = (hidden_MC[chunk] @ weight_VC.T).float()
         losses.append(torch.nn.functional.cross_entropy(logits_KV, target_M[chunk], reduction="none"))
     return torch.cat(losses) if losses else torch.zeros(0)

@@ -48,7 +48,14 @@ class MemoryPlan:
     bytes_per_token: float | None
 
 
-def plan_memory(model: nn.Module, objective: Objective, table: TokenTable, *, largest_step_tokens: int) -> MemoryPlan:
+def plan_memory(
+    model: nn.Module,
+    objective: Objective,
+    table: TokenTable,
+    *,
+    largest_step_tokens: int,
+    free_bytes: int | None = None,
+) -> MemoryPlan:
     """How many tokens of a step can be computed at once in the memory that is free now.
 
     A rough count from the model's shapes settles the common case. Where it is not clear, the longest rows, whose
@@ -59,9 +66,10 @@ def plan_memory(model: nn.Module, objective: Objective, table: TokenTable, *, la
         objective: What is learnt.
         table: The training rows.
         largest_step_tokens: Tokens of the largest step.
+        free_bytes: Memory to count on; what is free if not given.
     """
     device = next(model.parameters()).device
-    free = free_memory_bytes(device)
+    free = free_memory_bytes(device) if free_bytes is None else free_bytes
     if count_activation_bytes(model) * largest_step_tokens <= SURE_SHARE * free:
         return MemoryPlan(None, free, None)
     per_token = _measure_bytes_per_token(model, objective, table, device)
@@ -150,6 +158,7 @@ def recompute_layers(model: nn.Module) -> None:
     """
     for layer in decoder_layers(model):
         layer.forward = _recomputed(layer, layer.forward)
+        layer.is_recomputed = True  # type: ignore[assignment]  # fused layers, which have another forward, look for it
 
 
 def _recomputed(layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

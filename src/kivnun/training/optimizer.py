@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.adamw_8bit import MIN_VALUES, AdamW8bit
+from kivnun.training.shards import cut_of, like, values_of, whole_norm
+from kivnun.training.state_files import StoredTensor
 
 _NO_SCALES: Mapping[str, float] = {}
 _HIDDEN_MATRIX = re.compile(r"\.(layers|h|blocks)\.\d+\.")
@@ -52,7 +54,7 @@ class MasterWeights:
         """Multiply the gradients by `scale`, clip their global norm, and return the norm before clipping."""
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        norm = whole_norm(torch.nn.utils.get_total_norm(gradients))
         if norm > max_norm:
             torch._foreach_mul_(gradients, max_norm / norm)  # pyright: ignore[reportPrivateImportUsage]
         return norm
@@ -83,20 +85,43 @@ class MasterWeights:
         return flat
 
     @torch.no_grad()
-    def load_tensors(self, flat: Mapping[str, Tensor]) -> None:
-        """Restore what `tensors` gave, bit for bit."""
+    def load_tensors(self, flat: Mapping[str, Tensor | StoredTensor]) -> None:
+        """Restore what `tensors` gave, bit for bit; of a master that is cut, only this process's rows are read.
+
+        Raises:
+            KeyError: Where one of the masters is not there.
+            ValueError: Where one has another shape.
+        """
+        keys: dict[str, list[str]] = {}
+        for key in flat:
+            kind, _, rest = key.partition(".")
+            if kind == "optimizer":
+                keys.setdefault(rest.rpartition(".")[0], []).append(key)
         for name, master in self.masters.items():
-            master.copy_(flat[f"master.{name}"])
-            prefix = f"optimizer.{name}."
-            state = {
-                key.removeprefix(prefix): flat[key].to(master.device, copy=True)
-                for key in flat
-                if key.startswith(prefix)
-            }
+            shape = tuple(flat[f"master.{name}"].shape)
+            if shape != tuple(master.shape):
+                raise ValueError(f"{name} is of the shape {shape}, the model's of {tuple(master.shape)}")
+        for name, master in self.masters.items():
+            _read_into(master, flat[f"master.{name}"])
+            state = {key.rpartition(".")[2]: _read_like(master, flat[key]) for key in keys.get(name, [])}
             for optimizer in self.optimizers:
                 if any(master is held for group in optimizer.param_groups for held in group["params"]):
                     optimizer.state[master] = state
         self.write_back()
+
+
+def _read_into(master: Tensor, stored: Tensor | StoredTensor) -> None:
+    cut = cut_of(master)
+    values = stored[...] if cut is None else stored[cut.start : cut.stop]
+    values_of(master).copy_(values)
+
+
+def _read_like(master: Tensor, stored: Tensor | StoredTensor) -> Tensor:
+    """A value of the optimizer's state: cut as its master where it has the same shape."""
+    cut = cut_of(master)
+    if cut is None or tuple(stored.shape) != tuple(master.shape):
+        return stored[...].to(master.device, copy=True)
+    return like(master, stored[cut.start : cut.stop].to(cut.rows.device, copy=True))
 
 
 def make_master_weights(

@@ -1,4 +1,4 @@
-"""What a model thinks of given answers: negative log likelihoods per row, for perplexity and bits per byte."""
+"""What a model thinks of given answers: negative log likelihoods per document, for perplexity and bits per byte."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from kivnun.training.loss import target_losses
 
 
 @torch.no_grad()
-def row_losses(model: nn.Module, table: TokenTable, *, batch_tokens: int) -> tuple[list[float], list[int]]:
-    """Summed negative log likelihood (nats) and number of trained tokens of every row, in the table's order.
+def document_losses(model: nn.Module, table: TokenTable, *, batch_tokens: int) -> tuple[list[float], list[int]]:
+    """Summed negative log likelihood (nats) and number of trained tokens of every document, in the table's order.
 
     Args:
         model: A causal language model with packed attention switched on.
@@ -21,7 +21,7 @@ def row_losses(model: nn.Module, table: TokenTable, *, batch_tokens: int) -> tup
         batch_tokens: Tokens scored together.
     """
     model.eval()
-    sums, counts = [0.0] * len(table), [0] * len(table)
+    sums, counts = [0.0] * table.num_documents, [0] * table.num_documents
     for batch in iterate_in_order(table, batch_tokens=batch_tokens):
         hidden_MC, weight_VC, target_M = target_hidden_states(model, batch)
         losses_M = target_losses(hidden_MC, weight_VC, target_M).double()
@@ -30,8 +30,7 @@ def row_losses(model: nn.Module, table: TokenTable, *, batch_tokens: int) -> tup
         totals.index_add_(0, owner_M, losses_M)
         numbers = torch.bincount(owner_M, minlength=len(batch.documents)).tolist()
         for document, total, number in zip(batch.documents, totals.tolist(), numbers, strict=True):
-            sums[document // table.documents_per_row] += total
-            counts[document // table.documents_per_row] += number
+            sums[document], counts[document] = total, number
     return sums, counts
 
 

@@ -22,11 +22,13 @@ from kivnun.training.checkpoint import (
 )
 from kivnun.training.interrupt import deferred_interrupt
 from kivnun.training.loop import Plan, StepReport, fit, make_plan
-from kivnun.training.memory import plan_memory
+from kivnun.training.memory import free_memory_bytes, plan_memory
 from kivnun.training.objectives.base import Objective
 from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
 from kivnun.training.overfitting import LossPair, describe_overfitting
+from kivnun.training.parallel import ALONE, Parallel
+from kivnun.training.usage import UsageMeter
 from kivnun.training.validation import Validation, judge, mean_loss, patience_is_over
 
 SAVE_EVERY_SECONDS = 300.0
@@ -48,6 +50,8 @@ class Job:
         settings: The recipe's `training` section.
         micro_batch_tokens: Most tokens that are computed at once; whole batches if None.
         describe_row: What to show of a training row whose loss is not finite.
+        parallel: The processes that train; the first one alone writes checkpoints.
+        meter: Says what the training uses of the machine; None for nothing.
     """
 
     model: nn.Module
@@ -58,6 +62,8 @@ class Job:
     objective: Objective = field(default_factory=Supervised)
     micro_batch_tokens: int | None = None
     describe_row: DescribeRow | None = None
+    parallel: Parallel = ALONE
+    meter: UsageMeter | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,10 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
 
     Raises:
         UserError: `loss-not-finite`, `disk-full` or `artifact-damaged`.
-        KeyboardInterrupt: After Ctrl-C, when the step is finished and saved.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM to any process, when the step is finished and saved.
     """
-    job = start(job)
-    progress = _resume(job.weights, checkpoints, log)
+    job = start(replace(job, objective=job.parallel.wrap(job.objective)))
+    progress = _resume(job, checkpoints, log)
     if job.settings.micro_batch_tokens != "auto":
         job = replace(job, micro_batch_tokens=job.settings.micro_batch_tokens)
     elif progress.step == 0:
@@ -91,7 +97,8 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
         parts = {"model": job.model, "objective": job.objective, "table": job.rows, "describe_row": job.describe_row}
         raise write_bad_batch(checkpoints.run_dir, error, **parts) from error
     if progress.best_step is not None and progress.best_step != progress.step:
-        load_checkpoint(checkpoints.run_dir / FOLDER / name_of(progress.best_step), job.weights)
+        best = checkpoints.run_dir / FOLDER / name_of(progress.best_step)
+        load_checkpoint(best, job.weights, parallel=job.parallel)
     return progress
 
 
@@ -106,6 +113,8 @@ def _take_steps(job: Job, progress: Progress, checkpoints: Checkpoints, log: Log
     with deferred_interrupt() as interrupted:
         for report in reports:
             log("step", report.to_event())
+            for used in job.meter.sample(report) if job.meter is not None else ():
+                log("usage", used)
             if progress.step and report.micro_batch_tokens != progress.micro_batch_tokens:
                 log("micro_batch", {"step": report.step, "micro_batch_tokens": report.micro_batch_tokens})
             progress = _advance(progress, report)
@@ -114,14 +123,15 @@ def _take_steps(job: Job, progress: Progress, checkpoints: Checkpoints, log: Log
             if len(job.validation.table) and (report.step % validate_every == 0 or is_last):
                 progress, is_best = _validate(job, progress, log)
                 stopped = patience_is_over(progress, settings)
-            halted = interrupted()
-            if is_best or is_last or stopped or halted or _is_time_to_save(settings, report.step, saved_at):
-                _save(job.weights, progress, checkpoints, keep=settings.keep_checkpoints)
+            flags = job.parallel.gather([interrupted(), _is_time_to_save(settings, report.step, saved_at)])
+            halted, is_time_to_save = any(came for came, _ in flags), flags[0][1]
+            if is_best or is_last or stopped or halted or is_time_to_save:
+                _save(job, progress, checkpoints)
                 log("checkpoint", {"step": progress.step, "best": is_best})
                 saved_at = time.monotonic()
             if halted:
                 log("interrupted", {"step": progress.step})
-                break
+                raise KeyboardInterrupt
             if stopped:
                 log("early_stop", {"step": progress.step, "best_step": progress.best_step})
                 break
@@ -139,10 +149,19 @@ def start(job: Job) -> Job:
 def _fit_memory(job: Job, log: Log) -> Job:
     """The job with micro-batches that fit in what is free."""
     plan = make_plan(job.rows.lengths(), job.settings)
-    memory = plan_memory(job.model, job.objective, job.rows, largest_step_tokens=plan.largest_step_tokens)
+    device = next(job.model.parameters()).device
+    memory = plan_memory(
+        job.model,
+        job.objective,
+        job.rows,
+        largest_step_tokens=-(-plan.largest_step_tokens // job.parallel.world_size),
+        # The least of all, so that every process comes to the same decisions.
+        free_bytes=min(job.parallel.gather(free_memory_bytes(device))),
+    )
     if memory.bytes_per_token is not None:
         log("memory_measured", asdict(memory))
-    return replace(job, micro_batch_tokens=memory.micro_batch_tokens)
+    bounds = [bound for bound in job.parallel.gather(memory.micro_batch_tokens) if bound is not None]
+    return replace(job, micro_batch_tokens=min(bounds, default=None))
 
 
 def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:
@@ -155,6 +174,7 @@ def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:
         objective=job.objective,
         start_step=progress.step,
         micro_batch_tokens=progress.micro_batch_tokens if progress.step else job.micro_batch_tokens,
+        parallel=job.parallel,
     )
 
 
@@ -162,7 +182,9 @@ def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
     validation = job.validation
     batch_tokens = job.micro_batch_tokens or job.settings.batch_tokens
     metrics = mean_loss(job.model, validation.table, batch_tokens=batch_tokens, objective=job.objective)
-    metrics |= validation.measure() if validation.measure is not None else {}
+    metrics |= job.parallel.run(validation.measure) if validation.measure is not None else {}
+    # Every process measures alike; the first one's numbers hold, should a GPU round differently.
+    metrics = job.parallel.gather(metrics)[0]
     progress, is_best = judge(progress, metrics, job.settings)
     log("validation", {"step": progress.step, "best": is_best, **metrics})
     train_loss = progress.loss_sum / max(progress.loss_steps, 1)
@@ -174,11 +196,12 @@ def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
     return replace(progress, history=history, loss_sum=0.0, loss_steps=0), is_best
 
 
-def _resume(weights: MasterWeights, checkpoints: Checkpoints, log: Log) -> Progress:
-    found = find_checkpoints(checkpoints.run_dir, checkpoints.key)
+def _resume(job: Job, checkpoints: Checkpoints, log: Log) -> Progress:
+    names = [str(folder) for folder in find_checkpoints(checkpoints.run_dir, checkpoints.key)]
+    found = [Path(name) for name in job.parallel.gather(names)[0]]
     while found:
         try:
-            progress = load_checkpoint(found[-1], weights)
+            progress = load_checkpoint(found[-1], job.weights, parallel=job.parallel)
         except UserError as error:
             # What is damaged, itself or its best one, is said aloud; an older whole one, or the start, still leads to
             # the same weights.
@@ -201,9 +224,11 @@ def _advance(progress: Progress, report: StepReport) -> Progress:
     )
 
 
-def _save(weights: MasterWeights, progress: Progress, checkpoints: Checkpoints, *, keep: int) -> None:
-    save_checkpoint(checkpoints.run_dir, weights, progress, key=checkpoints.key)
-    prune_checkpoints(checkpoints.run_dir, progress, key=checkpoints.key, keep=keep)
+def _save(job: Job, progress: Progress, checkpoints: Checkpoints) -> None:
+    run_dir, key = checkpoints.run_dir, checkpoints.key
+    save_checkpoint(run_dir, job.weights, progress, key=key, parallel=job.parallel)
+    if job.parallel.leads:
+        prune_checkpoints(run_dir, progress, key=key, keep=job.settings.keep_checkpoints)
 
 
 def _is_time_to_save(settings: TrainingSection, step: int, saved_at: float) -> bool:

@@ -12,7 +12,7 @@ from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.recipe.training import TrainingSection, higher_is_better
 from kivnun.training.checkpoint import Progress
-from kivnun.training.objectives.base import Objective
+from kivnun.training.objectives.base import MeasuresTable, Objective
 from kivnun.training.objectives.supervised import Supervised
 
 Measure = Callable[[], Mapping[str, float]]
@@ -46,6 +46,8 @@ def mean_loss(
     """
     objective = objective or Supervised()
     model.eval()
+    if isinstance(objective, MeasuresTable):
+        return objective.measure(model, table, batch_tokens=batch_tokens)
     sums, count = {"loss": 0.0}, 0.0
     for batch in iterate_in_order(table, batch_tokens=batch_tokens):
         [prepared] = objective.prepare_step(model, [batch])

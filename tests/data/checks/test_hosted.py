@@ -29,6 +29,15 @@ def test_a_plain_row_and_a_plain_file_pass() -> None:
     assert (of_row(row()), of_files(FILE)) == ([], [])
 
 
+@pytest.mark.parametrize("name", ["openai", "azure"])
+def test_services_know_no_weight_between_0_and_1(name: str) -> None:
+    asked, answer = row().messages
+    half = Conversation((asked, replace(answer, weight=0.5)), {}, "a.jsonl:1")
+    [finding] = check_hosted_rows([half], [7], "a.jsonl", "openai-chat", SERVICES[name])
+    assert (finding.code, finding.where) == ("weight-invalid", "a.jsonl:7")
+    assert finding.message == f"turn 2 has weight 0.5; {SERVICES[name].title} takes 0 and 1 alone"
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_row_is_too_long_one_character_beyond_the_limit(name: str) -> None:
     service = SERVICES[name]

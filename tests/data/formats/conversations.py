@@ -130,10 +130,12 @@ def conversations(draw: st.DrawFn) -> Conversation:
 
 
 def _vary(draw: st.DrawFn, message: Message) -> Message:
-    """Now and then a name, or an answer that is not learnt."""
+    """Now and then a name, or an answer that is learnt by half or not at all."""
     if message.role != "tool" and draw(st.integers(0, 9)) == 0:
         message = replace(message, name="דנה")
-    return replace(message, trained=False) if draw(st.integers(0, 9)) == 0 else message
+    if message.trained and draw(st.integers(0, 9)) == 0:
+        message = replace(message, weight=0.5)
+    return replace(message, trained=False, weight=1.0) if draw(st.integers(0, 9)) == 0 else message
 
 
 def extras() -> st.SearchStrategy[dict[str, object]]:

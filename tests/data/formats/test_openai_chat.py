@@ -1,3 +1,5 @@
+import math
+
 import orjson
 import pytest
 from conversations import codes, conversations, essence, findings, losses
@@ -32,6 +34,25 @@ def test_turns_are_read_as_they_stand_and_only_the_assistants_are_trained() -> N
 @pytest.mark.parametrize(("weight", "trained"), [(0, False), (1, True), (1.0, True), (None, True)])
 def test_a_weight_says_whether_an_answer_is_trained(weight: object, trained: bool) -> None:
     assert read(ASK, TELL | {"weight": weight}).messages[1].trained is trained
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 1.0])
+def test_a_weight_may_lie_between_not_trained_and_trained(weight: float) -> None:
+    message = read(ASK, TELL | {"weight": weight}).messages[1]
+    assert (message.trained, message.weight) == (True, weight)
+
+
+@pytest.mark.parametrize("weight", [-0.5, 1.01, math.nan, math.inf])
+def test_a_weight_beyond_0_and_1_is_refused(weight: float) -> None:
+    assert codes(OPENAI_CHAT, {"messages": [ASK, TELL | {"weight": weight}]}) == ["weight-invalid"]
+
+
+def test_half_a_weight_is_written_and_is_another_row() -> None:
+    half, whole = (read(ASK, TELL | {"weight": weight}) for weight in (0.5, 1))
+    assert OPENAI_CHAT.write(half)["messages"][1]["weight"] == 0.5
+    assert "weight" not in OPENAI_CHAT.write(whole)["messages"][1]
+    assert half.content_hash != whole.content_hash
+    assert whole.content_hash == read(ASK, TELL).content_hash
 
 
 def test_an_answer_with_calls_needs_no_content_and_results_name_their_call() -> None:

@@ -49,6 +49,13 @@ def test_other_names_of_the_roles_and_role_with_content_are_read() -> None:
     assert SHAREGPT.read(Row({"messages": turns, "id": 4}, "s", 1)).extra == {"id": 4}
 
 
+def test_half_a_weight_is_read_but_has_no_place_when_written() -> None:
+    conversation = read(ASK, TELL | {"weight": 0.5})
+    assert conversation.messages[1].weight == 0.5
+    [loss] = losses(SHAREGPT, conversation)
+    assert loss == "turn 2 has weight 0.5; the format knows no weights between 0 and 1"
+
+
 def test_an_answer_with_weight_0_is_read_but_has_no_place_when_written() -> None:
     conversation = read(ASK, TELL | {"weight": 0}, ASK, TELL)
     assert [turn.trained for turn in conversation.messages] == [False, False, False, True]

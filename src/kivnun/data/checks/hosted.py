@@ -93,6 +93,10 @@ def check_hosted_rows(
             findings.append(Finding("hosted-field", file, line, f"{service.title} does not know {keys}"))
         if format_name in service.text_only and any(message.images for message in conversation.messages):
             findings.append(Finding("hosted-images", file, line, f"{service.title} takes no pictures in {format_name}"))
+        for number, message in enumerate(conversation.messages, start=1):
+            if message.trained and message.weight != 1:
+                words = f"turn {number} has weight {message.weight:g}; {service.title} takes 0 and 1 alone"
+                findings.append(Finding("weight-invalid", file, line, words))
         size = sum(len(message.content) for message in conversation.messages)
         if size > CHARACTERS_PER_TOKEN * service.max_tokens:
             words = f"{size:,} characters are more than {service.title}'s {service.max_tokens:,} tokens"

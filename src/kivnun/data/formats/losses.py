@@ -25,6 +25,7 @@ class Room:
         images: Pictures.
         rejected: A rejected answer, which every row of the format has.
         desirable: Whether the answer is good, which every row of the format says.
+        weights: Weights between 0 and 1.
         own_keys: Keys with a meaning in the format, where all others may stand beside them; None where none may.
     """
 
@@ -38,6 +39,7 @@ class Room:
     images: bool = False
     rejected: bool = False
     desirable: bool = False
+    weights: bool = False
     own_keys: Collection[str] | None = None
 
 
@@ -66,9 +68,13 @@ def _lost_roles(messages: tuple[Message, ...], room: Room) -> list[str]:
 
 
 def _lost_training(messages: tuple[Message, ...], room: Room) -> list[str]:
+    losses = [
+        f"turn {number} has weight {message.weight:g}; the format knows no weights between 0 and 1"
+        for number, message in enumerate(messages, start=1)
+        if message.trained and message.weight != 1 and not room.weights
+    ]
     if room.trained == "any":
-        return []
-    losses: list[str] = []
+        return losses
     for number, message in enumerate(messages, start=1):
         is_last = number == len(messages)
         wanted = message.role == "assistant" and (room.trained == "all" or (room.trained == "last" and is_last))

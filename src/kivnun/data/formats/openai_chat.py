@@ -35,7 +35,14 @@ TOOL_KEYS = frozenset({"tools", "functions", "parallel_tool_calls"})
 CHAT_KEYS = TOOL_KEYS | {"messages"}
 DETAILS = ("", "auto", "low", "high")
 CHAT_ROOM = Room(
-    trained="any", system="anywhere", developer=True, names=True, tools=True, parallel_tool_calls=True, images=True
+    trained="any",
+    system="anywhere",
+    developer=True,
+    names=True,
+    tools=True,
+    parallel_tool_calls=True,
+    images=True,
+    weights=True,
 )
 
 
@@ -100,8 +107,9 @@ def read_message(turn: object, place: str, problems: Problems) -> Message:
     answers = _read_word(turn, "tool_call_id", place, problems)
     if answers and role != "tool":
         problems.append(("field-unknown", f"{place} has `tool_call_id`, which belongs to tool turns"))
-    trained = read_weight(turn.get("weight"), role, place, problems)
-    return Message("tool" if role == "function" else role, content, trained, name, calls, answers, images)
+    weight = read_weight(turn.get("weight"), role, place, problems)
+    role = "tool" if role == "function" else role
+    return Message(role, content, weight > 0, name, calls, answers, images, weight or 1.0)
 
 
 def _read_word(turn: Fields, key: str, place: str, problems: Problems) -> str:
@@ -112,15 +120,21 @@ def _read_word(turn: Fields, key: str, place: str, problems: Problems) -> str:
     return ""
 
 
-def read_weight(weight: object, role: str, place: str, problems: Problems) -> bool:
-    """Whether a turn with this `weight` is learnt; without one, the assistant's are."""
+def read_weight(weight: object, role: str, place: str, problems: Problems) -> float:
+    """How much a turn with this `weight` is learnt, from 0 to 1; without one, the assistant's are learnt wholly.
+
+    OpenAI knows 0 and 1 alone, which `kivnun check --for openai` tells.
+    """
     if weight is None:
-        return role == "assistant"
+        return float(role == "assistant")
     if role != "assistant" and role:
         problems.append(("weight-invalid", f"{place} has weight {show(weight)}; only assistant turns have one"))
-    elif isinstance(weight, bool) or weight not in (0, 1):
-        problems.append(("weight-invalid", f"{place} has weight {show(weight)}; an assistant turn may have 0 or 1"))
-    return weight == 1
+        return 0.0
+    # Not a number is in no range.
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        problems.append(("weight-invalid", f"{place} has weight {show(weight)}; an assistant turn may have 0 to 1"))
+        return 0.0
+    return float(weight)
 
 
 def _read_content(
@@ -245,7 +259,7 @@ def write_messages(messages: Sequence[Message], *, weights: bool = True) -> list
 
     Args:
         messages: The turns.
-        weights: Whether an assistant's turn that is not trained says so.
+        weights: Whether an assistant's turn that is not trained, or not wholly, says so.
     """
     return [write_message(message, weights=weights) for message in messages]
 
@@ -264,6 +278,8 @@ def write_message(message: Message, *, weights: bool = True) -> dict[str, object
         turn["tool_call_id"] = message.tool_call_id
     if weights and message.role == "assistant" and not message.trained:
         turn["weight"] = 0
+    elif weights and message.trained and message.weight != 1:
+        turn["weight"] = message.weight
     return turn
 
 

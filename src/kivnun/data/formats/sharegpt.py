@@ -67,14 +67,15 @@ def read_turn(turn: object, place: str, problems: Problems) -> Message:
     place = f"{place} ({speaker})" if speaker else place
     refuse_unknown(turn, ("from", "value", "weight"), place, problems)
     role = ROLES.get(speaker, "")
-    trained = read_weight(turn.get("weight"), role, place, problems)
+    weight = read_weight(turn.get("weight"), role, place, problems)
     if speaker == "function_call":
-        return Message(role, "", trained, tool_calls=_read_calls(value, place, problems))
+        calls = _read_calls(value, place, problems)
+        return Message(role, "", weight > 0, tool_calls=calls, weight=weight or 1.0)
     if not isinstance(value, str):
         problem = ("content-missing", "has no value") if value is None else ("content-type", f"has {show(value)}")
         problems.append((problem[0], f"{place} {problem[1]}; its value should be text"))
         value = ""
-    return Message(role, value, trained)
+    return Message(role, value, weight > 0, weight=weight or 1.0)
 
 
 def _read_calls(value: object, place: str, problems: Problems) -> tuple[ToolCall, ...]:

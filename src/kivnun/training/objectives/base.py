@@ -6,7 +6,7 @@ count of the whole optimizer step, so that cutting a batch into smaller ones cha
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -68,6 +68,21 @@ class Objective(Protocol):
             model: The model.
             batch: The batch.
             prepared: What `prepare_step` gave for it.
+        """
+        ...
+
+
+@runtime_checkable
+class MeasuresTable(Protocol):
+    """An objective whose metrics are of a whole table and not sums over its batches, such as a rank among all rows."""
+
+    def measure(self, model: nn.Module, table: TokenTable, *, batch_tokens: int) -> dict[str, float]:
+        """The `loss` and further metrics of a table.
+
+        Args:
+            model: The model, which is left in evaluation mode.
+            table: The rows of a split.
+            batch_tokens: Tokens that may be computed at once.
         """
         ...
 
