@@ -87,7 +87,7 @@ class Task:
 
 def main() -> int:
     options = parse_options()
-    lengths = Lengths(2, 4, 1) if options.quick else Lengths(3, options.steps, options.rounds)
+    lengths = Lengths(1, 3, 1) if options.quick else Lengths(3, options.steps, options.rounds)
     arms = list(TRL_CANDIDATES if options.only == "trl_best" else ARMS)
     if options.only not in (None, "trl_best"):
         arms = [arm for arm in ARMS if arm.name == options.only]
@@ -111,7 +111,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rows", choices=list(PACKED), default="synthetic", help="what is trained on")
     parser.add_argument("--method", choices=list(LEARNING_RATES), default="lora", help="what is trained")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the real rows")
-    parser.add_argument("--quick", action="store_true", help="every arm for four measured steps, one round")
+    parser.add_argument("--quick", action="store_true", help="every arm for three measured steps, one round")
     parser.add_argument("--fresh", action="store_true", help="forget arms that have been measured")
     parser.add_argument("--json", action="store_true", help="the last line of the output is a JSON object")
     parser.add_argument("--only", choices=[arm.name for arm in ARMS] + ["trl_best"], help="run one arm")
@@ -249,19 +249,13 @@ def summarise(runs: dict[str, list[dict]], workload: dict, lengths: Lengths, tas
         summary["gflop_per_token"] = round(flops / 1e9, 4)
         summary["matrix_gflops"] = rate
         summary["matrix_peak_share"] = round(flops * kivnun["tokens_per_second"] / 1e9 / rate, 4)
-    lightest = min((name for name in arms if name != "kivnun"), key=lambda n: arms[n]["peak_rss_mib"], default=None)
-    for label, name in (("best", best), ("default", "trl_default" if "trl_default" in arms else None)):
-        key = f"tokens_per_second_ratio_to_trl_{label}"
-        summary[key] = (
-            round(kivnun["tokens_per_second"] / arms[name]["tokens_per_second"], 3) if kivnun and name else None
-        )
-    for label, name in (
-        ("best", best),
-        ("default", "trl_default" if "trl_default" in arms else None),
-        ("least", lightest),
-    ):
-        key = f"peak_memory_ratio_to_trl_{label}"
-        summary[key] = round(kivnun["peak_rss_mib"] / arms[name]["peak_rss_mib"], 3) if kivnun and name else None
+    others = {"best": best, "default": "trl_default" if "trl_default" in arms else None}
+    trl_arms = [name for name in arms if name != "kivnun"]
+    others["least"] = min(trl_arms, key=lambda name: arms[name]["peak_rss_mib"], default=None)
+    for label, name in others.items():
+        for what, field in (("tokens_per_second", "tokens_per_second"), ("peak_memory", "peak_rss_mib")):
+            both = kivnun is not None and name is not None
+            summary[f"{what}_ratio_to_trl_{label}"] = round(kivnun[field] / arms[name][field], 3) if both else None
     summary["loss_differences"] = loss_differences(arms)
     return summary
 

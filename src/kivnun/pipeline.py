@@ -11,116 +11,47 @@
 Read this file first: every stage is one function here, and the floor that it calls does the work.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
+from kivnun.answering import answer_test_rows
+from kivnun.context import TRAINED_STAGE, Context, Log
 from kivnun.data.check_counts import count_checks
 from kivnun.data.encode import Encoder
-from kivnun.data.folder import Dataset, read_dataset, sample_rows, write_dataset
+from kivnun.data.folder import Dataset, read_dataset, write_dataset
 from kivnun.data.preflight import PAGE_NAME, check_before_training, require_no_errors, write_check
 from kivnun.data.prepare import tokenize_splits
 from kivnun.data.reading import read_conversations, read_data
 from kivnun.evaluation.metrics import rows_right
 from kivnun.evaluation.results import BASE, TUNED
-from kivnun.evaluation.runner import EvalRow, answer_rows
 from kivnun.evaluation.stage import Answers, eval_rows, require_answers_fit, score_answers
-from kivnun.evaluation.while_training import score_while_training
 from kivnun.generation.engine import Generation
-from kivnun.generation.torch_engine import TorchEngine
-from kivnun.inputs import RunInputs, find_inputs, fit_context, write_run_lock
-from kivnun.methods import BaseModelName, learning_rate_scales, load_tuned, make_method, require_mergeable
-from kivnun.models.attention import standard_attention, use_packed_attention, use_standard_attention
-from kivnun.models.heads import Head, choose_head, load_headed, read_head
-from kivnun.models.load import load_tokenizer, move_model
+from kivnun.inputs import find_inputs, fit_context, write_run_lock
+from kivnun.methods import require_mergeable
+from kivnun.models.heads import read_head
+from kivnun.models.load import load_tokenizer
 from kivnun.models.new import make_model, train_tokenizer
-from kivnun.models.quantize import count_parameters
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
-from kivnun.models.sentence_folder import write_head
-from kivnun.models.types import Model, Tokenizer
 from kivnun.optimization.onnx import require_exportable_model
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
 from kivnun.recipe.load import LoadedRecipe
-from kivnun.recipe.schema import EvaluationSection, NewModel, OptimizationSection, Recipe
+from kivnun.recipe.schema import EvaluationSection, NewModel, OptimizationSection
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
-from kivnun.runs import Run, content_hash, library_versions, stage_done, stage_key, write_stage
+from kivnun.runs import Run, content_hash, library_versions, stage_key
 from kivnun.runs.ending import endings_logged
 from kivnun.runs.joined import JoinedRun
 from kivnun.tracking import open_trackers
-from kivnun.training.device import compile_layers, pick_device, pick_dtype
-from kivnun.training.flops import flops_per_token
-from kivnun.training.head_answers import answer_split, asked_rows
+from kivnun.trainee import assemble, require_trainable
+from kivnun.training.device import pick_device, pick_dtype
+from kivnun.training.head_answers import asked_rows
 from kivnun.training.joined import BY_ITSELF, Joined
-from kivnun.training.loop import make_plan
-from kivnun.training.memory import recompute_layers
 from kivnun.training.objectives import describe_objective, make_objective
-from kivnun.training.optimizer import make_master_weights
-from kivnun.training.score import document_losses
-from kivnun.training.stage import Checkpoints, Job, train
-from kivnun.training.usage import UsageMeter
-from kivnun.training.validation import Measure, Validation
+from kivnun.training.stage import Checkpoints, train
 
-Log = Callable[[str, Mapping[str, object]], None]
-
-TRAINED_STAGE = "model"
-SCORING_BATCH_TOKENS = 8192
 MAX_PARITY_PROMPTS = 500
 DEFAULT_MAX_NEW_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every stage gets.
-
-    Attributes:
-        run: The run folder, held by this process.
-        inputs: The recipe and its data files.
-        log: Takes every event; it is kept in `events.jsonl` and shown.
-        joined: This process among those that train together.
-    """
-
-    run: Run
-    inputs: RunInputs
-    log: Log
-    joined: Joined = BY_ITSELF
-
-    @property
-    def recipe(self) -> Recipe:
-        """What to do."""
-        return self.inputs.recipe
-
-    def stage(
-        self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, parents: tuple[str, ...] = ()
-    ) -> Path:
-        """The finished folder of a stage: made now, or found made from the same inputs.
-
-        Of several processes the first one makes it; the others wait, and take part in the training.
-        """
-        inputs = {**inputs, "versions": library_versions()}
-        key = stage_key(inputs)
-        folder, notices = self.run.folder / name, self.joined.notices
-        if not self.joined.parallel.leads:
-            if not notices.wait_for(name, key):
-                if name == TRAINED_STAGE:
-                    make(folder)
-                else:
-                    notices.wait_for_end(name)
-            return folder
-        is_done = stage_done(self.run.folder, name, key)
-        notices.begin(name, key, is_done=is_done)
-        if is_done:
-            self.log("stage_skipped", {"stage": name})
-        else:
-            self.log("stage_started", {"stage": name})
-            with write_stage(self.run.folder, name, kind=name, key=key, inputs=inputs, parents=parents) as partial:
-                make(partial)
-            self.log("stage_finished", {"stage": name})
-        notices.finish(name)
-        return folder
 
 
 def run_recipe(
@@ -188,6 +119,7 @@ def run_stages(context: Context) -> RunResults:
         chosen = recipe.optimization
         require_mergeable(recipe.method)
         require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
+    require_trainable(recipe, base)
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:
         # Refuses what cannot be evaluated now, and not after hours of training.
@@ -264,8 +196,7 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
     """Train, going on from the latest checkpoint, and write what was trained."""
     recipe = context.recipe
     settings = recipe.training
-    device = pick_device()
-    dtype = pick_dtype(settings.precision, device)
+    dtype = pick_dtype(settings.precision, pick_device())
     inputs: dict[str, object] = {
         "method": recipe.method.model_dump(mode="json"),
         "training": settings.model_dump(mode="json", exclude={"report_to", "parallel"}),
@@ -275,96 +206,15 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         "base_model": base.content_hash,
     }
 
-    method = make_method(recipe.method)
-
-    def make_trainable(head: Head | None) -> Model:
-        model = load_headed(base.folder, head, dtype=dtype)
-        method.prepare(model, generator=torch.Generator().manual_seed(settings.seed))
-        return model
-
     def make(folder: Path) -> None:
-        head = _head(context, base, dataset)
-        model = make_trainable(head)
-        parallel = context.joined.parallel.place(model, device, dtype=dtype)
-        parallel.run(lambda: use_packed_attention(model))
-        if settings.gradient_checkpointing:
-            recompute_layers(model)
-        weights = make_master_weights(model, settings, learning_rate_scales(model))
-        rows = dataset.table("train")
-        flops = flops_per_token(model, lengths=np.diff(rows.offsets).tolist(), num_targets=rows.num_trained)
-        job = Job(
-            model,
-            weights,
-            rows,
-            Validation(dataset.table("validation"), _make_measure(recipe, model, dataset, base)),
-            settings,
-            make_objective(settings.objective),
-            describe_row=dataset.describe_row,
-            parallel=parallel,
-            meter=UsageMeter(device, dtype, flops, num_processes=parallel.world_size) if parallel.leads else None,
-        )
-        plan = make_plan(job.rows.lengths(), settings)
-        num_tokens = plan.num_steps * plan.step_tokens
-        description = {
-            "device": str(device),
-            "dtype": str(dtype),
-            "compiled": parallel.run(lambda: compile_layers(model, settings, num_tokens=num_tokens)),
-            "num_steps": plan.num_steps,
-            "trained_parameters": sum(parameter.numel() for parameter in weights.parameters.values()),
-            "all_parameters": count_parameters(model),
-            "flops_per_token": flops,
-        }
-        context.log("training_started", description)
-        key = stage_key({**inputs, "versions": library_versions()})
-        checkpoints = Checkpoints(context.run.folder, key)
-        progress = train(job, checkpoints=checkpoints, log=context.log)
+        trainee = assemble(recipe, base, dataset, context.joined.parallel, dtype=dtype)
+        context.log("training_started", trainee.description)
+        checkpoints = Checkpoints(context.run.folder, stage_key({**inputs, "versions": library_versions()}))
+        progress = train(trainee.job, checkpoints=checkpoints, log=context.log)
         context.log("training_finished", {"step": progress.step, "best_step": progress.best_step})
-        model = parallel.whole_model(model, weights, lambda: make_trainable(head))
-        parallel.part()
-        if not parallel.leads:
-            return
-        method.export(model, folder, base_model=BaseModelName(base.name, base.folder))
-        load_tokenizer(base.folder).save_pretrained(folder)
-        dataset.template.save(folder)
-        if head is not None:
-            write_head(folder, head, load_tokenizer(base.folder), hidden_size=int(model.config.hidden_size))
+        trainee.export(folder)
 
     return context.stage(TRAINED_STAGE, inputs, make, parents=("dataset",))
-
-
-def _head(context: Context, base: ResolvedModel, dataset: Dataset) -> Head | None:
-    """The head of the model that is trained; None for the one that predicts tokens, which the base model has."""
-    recipe = context.recipe
-    data, _ = fit_context(recipe.data, base, recipe.method)
-    return choose_head(
-        recipe.training.objective,
-        labels=dataset.labels,
-        seed=recipe.training.seed,
-        pad_token_id=Encoder(load_tokenizer(base.folder)).pad_id,
-        max_seq_len=data.max_seq_len,
-    )
-
-
-def _make_measure(recipe: Recipe, model: Model, dataset: Dataset, base: ResolvedModel) -> Measure | None:
-    """What a validation measures by generating answers: always for the same rows, drawn by the recipe's seed."""
-    names = recipe.training.validation_metrics
-    if not names:
-        return None
-    rows = sample_rows(dataset.rows("validation"), recipe.training.validation_rows, seed=recipe.training.seed)
-    encoder = Encoder(load_tokenizer(base.folder))
-    longest = max((len(encoder.encode_prompt(row.answer)) for row in rows), default=0) + 1
-    room = recipe.evaluation.max_new_tokens if recipe.evaluation else longest
-
-    def measure() -> dict[str, float]:
-        model.eval()
-        with standard_attention(model):
-            engine = TorchEngine(model, pad_id=encoder.end_id)
-            prompts = [row.prompt_ids for row in rows]
-            answers = engine.generate(prompts, max_new_tokens=room, stop_ids=dataset.stop_ids)
-        texts = [encoder.decode(answer.token_ids) for answer in answers]
-        return score_while_training(names, texts, [row.answer for row in rows])
-
-    return measure
 
 
 def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, settings: EvaluationSection) -> Path:
@@ -372,7 +222,6 @@ def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, s
 
     def make(folder: Path) -> None:
         rows, train_rows = (eval_rows(dataset, split, settings) for split in ("test", "train"))
-        tokenizer = load_tokenizer(folders.model)
         head = read_head(folders.model)
         if head is not None:
             rows = [rows[number] for number in asked_rows(dataset.table("test"), head)]
@@ -381,16 +230,7 @@ def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, s
             context.log("answering", {"model": name, "num_rows": len(rows)})
             if name == BASE and head is not None and head.kind == "classification":
                 context.log("untrained_head", {"labels": list(head.labels)})
-            model = (
-                load_headed(folders.base, head, dtype=torch.float32)
-                if name == BASE
-                else load_tuned(folders.base, folders.model, dtype=torch.float32)
-            )
-            answers.append(
-                _answer(model, tokenizer, dataset, rows, settings.max_new_tokens)
-                if head is None
-                else _answer_with_head(model, head, dataset, tokenizer)
-            )
+            answers.append(answer_test_rows(name, folders, dataset, rows, head, settings.max_new_tokens))
         write_evaluation(score_answers(settings, rows, train_rows, *answers), folder)
 
     inputs = {
@@ -400,29 +240,6 @@ def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, s
         "base_model": hash_folder(folders.base),
     }
     return context.stage("evaluation", inputs, make, parents=("dataset", "model"))
-
-
-def _answer(
-    model: Model, tokenizer: Tokenizer, dataset: Dataset, rows: Sequence[EvalRow], max_new_tokens: int
-) -> Answers:
-    """One model's greedy answers and its likelihoods of the right ones, in float32."""
-    move_model(model, pick_device())
-    use_packed_attention(model)
-    table = dataset.table("test")
-    sums, counts = document_losses(model, table, batch_tokens=SCORING_BATCH_TOKENS)
-    step = table.documents_per_row
-    rejected = sums[1::step] if step > 1 else None
-    use_standard_attention(model)
-    engine = TorchEngine(model, pad_id=Encoder(tokenizer).end_id)
-    texts = answer_rows(engine, rows, tokenizer=tokenizer, max_new_tokens=max_new_tokens, stop_ids=dataset.stop_ids)
-    return Answers(texts, sums[::step], counts[::step], rejected)
-
-
-def _answer_with_head(model: Model, head: Head, dataset: Dataset, tokenizer: Tokenizer) -> Answers:
-    """One model's labels or nearest texts, in float32; a classifier's head on the base model has learnt nothing."""
-    move_model(model, pick_device())
-    said = answer_split(model, head, dataset, "test", Encoder(tokenizer), batch_tokens=SCORING_BATCH_TOKENS)
-    return Answers(said.texts, said.losses, [1] * len(said.texts))
 
 
 def optimize_model(context: Context, folders: TunedFolders, dataset: Dataset, settings: OptimizationSection) -> Path:

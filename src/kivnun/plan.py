@@ -14,6 +14,7 @@ from kivnun.models.resolve import resolve_model
 from kivnun.optimization.onnx import require_exportable_model
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.schema import NewModel
+from kivnun.trainee import require_trainable
 from kivnun.training.loop import make_plan
 from kivnun.training.objectives import make_objective
 
@@ -36,6 +37,7 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
     if recipe.optimization is not None:
         chosen = recipe.optimization
         require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
+    require_trainable(recipe, base)
     read = read_data(recipe.data, recipe.training.objective.kind)
     data, _ = fit_context(recipe.data, base, recipe.method)
     encoder = Encoder(load_tokenizer(base.folder))

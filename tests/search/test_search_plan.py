@@ -98,7 +98,7 @@ def test_a_value_that_fits_beside_another_searched_one_is_accepted(make_plan: Ma
         ("{space: {lora_r: {type: int, low: 8, high: 9}, rank: {type: int, low: 8, high: 9}}}", "keep one"),
         (f"{{space: {{{RATE}}}, pruner: none, prune_after: 2}}", "has no effect on the pruner none"),
         (f"{{space: {{{RATE}}}, metric: rouge_l}}", "add it to training.validation_metrics"),
-        (f"{{space: {{{RATE}}}, metric: recall_at_1}}", "belongs to the objective contrastive"),
+        (f"{{space: {{{RATE}}}, metric: recall_at_1}}", "belongs to the objectives contrastive"),
     ],
 )
 def test_a_search_that_could_not_work_is_refused(make_plan: MakePlan, search: str, words: str) -> None:

@@ -4,12 +4,17 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kivnun.errors import EXIT_STATUS, UserError
+
+if TYPE_CHECKING:
+    from kivnun.recipe.load import LoadedRecipe
+    from kivnun.training.joined import Joined
 
 
 def run(
@@ -24,18 +29,8 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on standard output.")] = False,
 ) -> None:
     """Run a recipe; the same words go on after an interruption, and finished stages are not repeated."""
-    from kivnun.recipe.load import load_recipe, require_data_files
-
-    try:
-        loaded = load_recipe(recipe, overrides or [])
-        require_data_files(loaded)
-    except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            raise
-        # The first process of the machine, to which torchrun gave the same words, says it.
-        raise typer.Exit(EXIT_STATUS) from error
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    leads = num_processes == 1 or os.environ["RANK"] == "0"
+    loaded = _load(recipe, overrides or [])
+    leads = os.environ.get("RANK", "0") == "0"
     if leads:
         _say_provenance(loaded.provenance, loaded.path)
 
@@ -50,18 +45,8 @@ def run(
         for line in describe_plan(loaded) if leads else ():
             typer.echo(make_visible(line))
         return
-    if num_processes == 1:
-        from contextlib import nullcontext
-
-        from kivnun.training.joined import BY_ITSELF
-
-        joining = nullcontext(BY_ITSELF)
-    else:
-        from kivnun.training.processes import join_processes
-
-        joining = join_processes(loaded.recipe.training.parallel)
     try:
-        with joining as joined:
+        with _join(loaded.recipe.training.parallel) as joined:
             if not joined.parallel.leads:
                 follow_recipe(loaded, folder, joined)
                 return
@@ -77,6 +62,31 @@ def run(
     from kivnun.cli.summary import print_summary
 
     print_summary(results)
+
+
+def _load(path: Path, overrides: list[str]) -> "LoadedRecipe":
+    from kivnun.recipe.load import load_recipe, require_data_files
+
+    try:
+        loaded = load_recipe(path, overrides)
+        require_data_files(loaded)
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        # The first process of the machine, to which torchrun gave the same words, says it.
+        raise typer.Exit(EXIT_STATUS) from error
+    return loaded
+
+
+def _join(kind: str) -> "AbstractContextManager[Joined]":
+    """The processes that torchrun started, or this one by itself."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from kivnun.training.processes import join_processes
+
+        return join_processes(kind)
+    from kivnun.training.joined import BY_ITSELF
+
+    return nullcontext(BY_ITSELF)
 
 
 def _say_provenance(provenance: Mapping[str, str], path: Path) -> None:

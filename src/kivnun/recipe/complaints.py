@@ -34,6 +34,14 @@ OTHER_NAMES = {
 }
 """What other tools call our fields."""
 
+EASIER_WORDS = {
+    "dict_type": "input should be a group of fields",
+    "model_type": "input should be a group of fields",
+    "too_short": "input should have at least 1 item",
+    "tuple_type": "input should be a list",
+}
+"""What pydantic says in Python's words."""
+
 
 def describe_errors(error: ValidationError, value: Value) -> list[tuple[Path, str]]:
     """The field and the description of every problem that pydantic found in a recipe's value."""
@@ -59,9 +67,10 @@ def _describe(detail: ErrorDetails, path: Path, value: Value) -> tuple[Path, str
         return path, "this field is required"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _describe_variant(path, given, value)
+    problem = EASIER_WORDS.get(kind, _lower(detail["msg"]))
     if given is None:
-        return path, f"{_lower(detail['msg'])} (got nothing); delete the line to take the default"
-    return path, f"{_lower(detail['msg'])} (got {_show(given)}){_suggest_spelling(kind, given)}"
+        return path, f"{problem} (got nothing); delete the line to take the default"
+    return path, f"{problem} (got {_show(given)}){_suggest_spelling(kind, given)}"
 
 
 def _describe_variant(path: Path, given: Value, value: Value) -> tuple[Path, str]:
@@ -72,7 +81,7 @@ def _describe_variant(path: Path, given: Value, value: Value) -> tuple[Path, str
         forms = "text or a group of fields" if path == ("base_model",) else _shapes(path)
         return path, f"input should be {forms} (got {_show(given)}){_suggest_spelling('string_type', given)}"
     if not isinstance(given, dict):
-        example = given if given in names else names[-1]
+        example = given if isinstance(given, str) and given in names else names[-1]
         return path, f"input should be a group of fields such as {{kind: {example}}} (got {_show(given)})"
     if "kind" not in given:
         return (*path, "kind"), f"this field is required: {' or '.join(names)}"
@@ -84,6 +93,8 @@ def _describe_variant(path: Path, given: Value, value: Value) -> tuple[Path, str
 def _shapes(path: Path) -> str:
     if path[-1:] == ("target_modules",):
         return "all-linear or a list of layer names"
+    if path[:2] == ("search", "space"):
+        return "a range with the type float, int or choice, such as {type: float, low: 1e-5, high: 1e-2, log: true}"
     return "a file, a list of files, or a mapping of columns to files"
 
 
@@ -152,6 +163,8 @@ def _all_fields(section: type[BaseModel], prefix: str) -> Iterator[str]:
 def _suggest_spelling(kind: str, given: Value) -> str:
     if kind == "string_type" and isinstance(given, bool | int | float):
         return "; put it in quotes"
+    if kind == "tuple_type" and isinstance(given, str):
+        return f"; write [{given}]"
     if kind in ("float_type", "int_type", "finite_number") and isinstance(given, str) and _is_number(given):
         return "; write it without quotes"
     return ""

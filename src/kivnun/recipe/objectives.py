@@ -2,20 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, StrictBool, StrictStr, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from kivnun.recipe.values import (
-    Number,
+    PlainValue,
     PositiveNumber,
     Section,
     ShareBelowOne,
     Text,
-    Whole,
     tag_kind,
 )
-
-OptionValue = StrictBool | Whole | Number | StrictStr
-"""A plain value that a user's own loss is given."""
 
 
 class SupervisedObjective(Section):
@@ -100,7 +96,7 @@ class CustomObjective(Section):
     """The objective."""
     name: Text
     """Name of the entry point."""
-    options: dict[Text, OptionValue] = Field(default={})
+    options: dict[Text, PlainValue] = Field(default={})
     """What the loss is made with."""
 
 

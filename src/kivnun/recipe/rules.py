@@ -323,6 +323,8 @@ def _check_held_out_rows(recipe: "Recipe") -> list[Problem]:
         settings = {
             "training.validate_every_steps": training.validate_every_steps,
             "training.early_stopping_patience": training.early_stopping_patience,
+            "training.validation_metrics": training.validation_metrics or None,
+            "training.best_metric": None if training.best_metric == "loss" else training.best_metric,
         }
         text = "needs validation rows, but data.split.validation is 0"
         problems += [Problem(path, text) for path, value in settings.items() if value is not None]

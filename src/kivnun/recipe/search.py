@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, StrictBool, StrictStr, Tag, model_validator
+from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from kivnun.recipe import rules
 from kivnun.recipe.training import ValidationMetric
-from kivnun.recipe.values import Number, PositiveWhole, Section, Seed, Text, Whole, tag_kind
+from kivnun.recipe.values import Number, PlainValue, PositiveWhole, Section, Seed, Text, Whole, tag_kind
 
 
 class FloatRange(Section):
@@ -42,7 +42,7 @@ class Choice(Section):
 
     type: Literal["choice"] = "choice"
     """The kind of range."""
-    values: Annotated[tuple[StrictBool | Whole | Number | StrictStr, ...], Field(min_length=1)]
+    values: Annotated[tuple[PlainValue, ...], Field(min_length=1)]
     """The values."""
 
 

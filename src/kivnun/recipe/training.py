@@ -1,8 +1,8 @@
 """The `training` section: how long, how fast, and what is kept."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import StrictBool, model_validator
 
 from kivnun.recipe import rules
 from kivnun.recipe.objectives import Objective, SupervisedObjective
@@ -15,6 +15,7 @@ from kivnun.recipe.values import (
     Share,
     ShareBelowOne,
     Switch,
+    TokenBudget,
 )
 
 GeneratedMetric = Literal["accuracy", "macro_f1", "exact_match", "rouge_l"]
@@ -44,7 +45,7 @@ class TrainingSection(Section):
     """Tokens in one batch, padding-free."""
     batch_size: PositiveWhole | None = None
     """Rows in one batch; in place of `batch_tokens`, which is a budget that suits rows of any length."""
-    micro_batch_tokens: Annotated[Literal["auto"] | PositiveWhole, Field(union_mode="left_to_right")] = "auto"
+    micro_batch_tokens: TokenBudget = "auto"
     """Tokens computed at once; a batch with more is cut, which changes memory and speed and not what is learnt. \
 `auto` cuts where the measured memory is too small for the whole batch."""
     gradient_accumulation_steps: PositiveWhole = 1

@@ -1,8 +1,19 @@
 """The kinds of values that a recipe's fields take, and the base of its sections."""
 
+from math import isfinite
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictStr, StringConstraints, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictStr,
+    StringConstraints,
+    Tag,
+)
 from pydantic_core import PydanticCustomError
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -59,6 +70,25 @@ def _check_switch(value: object) -> object:
         return value
     raise PydanticCustomError("switch", "input should be auto, true or false")
 
+
+def _check_plain(value: object) -> object:
+    """One complaint in place of one for each kind of value."""
+    if isinstance(value, str | int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    raise PydanticCustomError("plain_value", "input should be text, a finite number, true or false")
+
+
+def _tag_tokens(value: object) -> str:
+    return "<text>" if isinstance(value, str) and not value.strip().lstrip("+-").isdigit() else "<number>"
+
+
+PlainValue = Annotated[StrictBool | Whole | Number | StrictStr, BeforeValidator(_check_plain)]
+"""Text, a number, true or false."""
+
+TokenBudget = Annotated[
+    Annotated[Literal["auto"], Tag("<text>")] | Annotated[PositiveWhole, Tag("<number>")], Discriminator(_tag_tokens)
+]
+"""A number of tokens, or as it suits the machine."""
 
 SplitSize = Annotated[
     Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)],
