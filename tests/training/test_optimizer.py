@@ -80,6 +80,18 @@ def test_decay_alone_shrinks_matrices_and_never_vectors(tiny_model: Model, optim
         torch.testing.assert_close(value.detach(), before[name] * factor)
 
 
+def test_scales_that_are_written_as_a_column_are_vectors():
+    model = torch.nn.Module()
+    model.register_parameter("scale", torch.nn.Parameter(torch.ones(6, 1)))
+    model.register_parameter("matrix", torch.nn.Parameter(torch.ones(6, 2)))
+    weights = make_master_weights(model, TrainingSection(weight_decay=0.5, learning_rate=0.1, optimizer="muon"))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    weights.step(0.1)
+    assert torch.equal(model.scale, torch.ones(6, 1))
+    assert bool((model.matrix < 1).all())
+
+
 def test_muon_gets_the_hidden_matrices_and_adamw_the_rest(tiny_model: Model):
     weights = make_master_weights(tiny_model, settings(optimizer="muon"))
     names = {value: name for name, value in weights.masters.items()}

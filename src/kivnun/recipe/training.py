@@ -53,7 +53,7 @@ class TrainingSection(Section):
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     """The optimizer; `adamw_8bit` keeps its running averages in 8 bits (Dettmers et al. 2022, arXiv:2110.02861)."""
     weight_decay: NonNegativeNumber = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay, of matrices; what has one row or column alone is a vector."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     """Decay rates of AdamW's two running averages."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"

@@ -129,7 +129,8 @@ def make_master_weights(
 ) -> MasterWeights:
     """Masters and optimizers for a model's trainable parameters.
 
-    Weight decay applies to matrices only: norms, biases and other vectors are left out, as is usual.
+    Weight decay applies to matrices only: norms, biases and other vectors are left out, as is usual, and so are IA3's
+    scales, which are vectors written as one row or column.
 
     Args:
         model: The model; what is trained requires a gradient.
@@ -149,7 +150,7 @@ def make_master_weights(
     }
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, master in masters.items():
-        decay = settings.weight_decay if master.ndim >= 2 else 0.0
+        decay = settings.weight_decay if _is_matrix(master) else 0.0
         key = (_algorithm(name, master, settings.optimizer), decay, learning_rate_scales.get(name, 1.0))
         groups.setdefault(key, []).append(master)
     optimizers = [
@@ -167,9 +168,13 @@ def make_master_weights(
     return MasterWeights(parameters, masters, optimizers)
 
 
+def _is_matrix(master: Tensor) -> bool:
+    return sum(size > 1 for size in master.shape) >= 2
+
+
 def _algorithm(name: str, master: Tensor, optimizer: str) -> str:
     """What updates a parameter: the recipe's optimizer, or AdamW where that one is not for it."""
-    if optimizer == "muon" and master.ndim == 2 and _HIDDEN_MATRIX.search(f".{name}"):
+    if optimizer == "muon" and master.ndim == 2 and _is_matrix(master) and _HIDDEN_MATRIX.search(f".{name}"):
         return "muon"
     if optimizer == "adamw_8bit" and master.numel() > MIN_VALUES:
         return "adamw_8bit"
