@@ -157,11 +157,14 @@ def try_variant(name: str, folder: Path, work: Path, *, kills: int, draw: random
     """Run a variant undisturbed and killed, and compare."""
     variant = VARIANTS[name]
     folder.mkdir()
+    training = {**TRAINING, **variant.training}
+    if "batch_size" in training:
+        del training["batch_tokens"]
     recipe = {
         "base_model": str(work / "base"),
         "data": {"train": str(work / variant.file), **variant.data, "split": {"validation": 8, "test": 0}},
         "method": dict(variant.method),
-        "training": {**TRAINING, **variant.training},
+        "training": training,
     }
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe), "utf-8")
