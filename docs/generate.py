@@ -64,7 +64,10 @@ def list_verbs(commands: Typer, group: tuple[str, ...] = ()) -> list[tuple[str, 
         if command.callback
     ]
     for inner in commands.registered_groups:
-        verbs += list_verbs(inner.typer_instance, (*group, str(inner.name)))
+        words = (*group, str(inner.name))
+        # Some groups do something by themselves, such as `kivnun runs`.
+        verbs += [words] if inner.typer_instance.info.invoke_without_command is True else []
+        verbs += list_verbs(inner.typer_instance, words)
     return verbs
 
 

@@ -18,7 +18,15 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # Their own words stand in generated pages, so those are compared only with the versions that made them.
 SPEAKING_LIBRARIES = ("jsonschema", "orjson", "pydantic", "typer")
 # They name a process or a machine, or tell of a package that is not there.
-WITHOUT_EXAMPLE = {"dependency-missing", "endpoint-failed", "estimate-failed", "memory-full", "run-locked"}
+WITHOUT_EXAMPLE = {
+    "dependency-missing",
+    "endpoint-failed",
+    "estimate-failed",
+    "memory-full",
+    "process-lost",
+    "processes-differ",
+    "run-locked",
+}
 # Too many rows or bytes for an example, found by `convert`, or never with the bundled tokenizer.
 CHECKS_WITHOUT_EXAMPLE = {"duplicate-not-searched", "format-loss", "hosted-size", "tokens-unknown"}
 DIRECTORIES = ("tutorial", "howto", "reference", "explanation", "decisions")

@@ -37,7 +37,8 @@ OTHER_NAMES = {
 EASIER_WORDS = {
     "dict_type": "input should be a group of fields",
     "model_type": "input should be a group of fields",
-    "too_short": "input should have at least 1 item",
+    "too_long": "input should have at most {max_length} items",
+    "too_short": "input should have at least {min_length} item",
     "tuple_type": "input should be a list",
 }
 """What pydantic says in Python's words."""
@@ -67,7 +68,7 @@ def _describe(detail: ErrorDetails, path: Path, value: Value) -> tuple[Path, str
         return path, "this field is required"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return _describe_variant(path, given, value)
-    problem = EASIER_WORDS.get(kind, _lower(detail["msg"]))
+    problem = EASIER_WORDS[kind].format_map(detail.get("ctx", {})) if kind in EASIER_WORDS else _lower(detail["msg"])
     if given is None:
         return path, f"{problem} (got nothing); delete the line to take the default"
     return path, f"{problem} (got {_show(given)}){_suggest_spelling(kind, given)}"

@@ -86,6 +86,8 @@ def write_bad_batch(
     blame = f"{broken} of its {len(error.rows)} rows have a loss that is not finite by themselves"
     if not broken:
         blame = "each of its rows alone has a finite loss, so that the step before it went too far"
+    elif broken == len(error.rows) > 1:
+        blame = f"none of its {broken} rows has a finite loss, so that the weights are to blame and no row of them"
     return UserError(error.code, error.problem, details=[f"{path}: {blame}"], hint=error.hint)
 
 

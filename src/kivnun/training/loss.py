@@ -85,9 +85,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 torch.mm(delta_KV, weight_VC, out=grad_MC[chunk])
             if grad_VC is not None:
                 grad_VC += delta_KV.T @ h_KC
+        if grad_VC is not None:
+            grad_VC = grad_VC.to(weight_VC.dtype)  # it is summed wide and kept narrow, all through the backward pass
         ctx.save_for_backward(*(grad for grad in (grad_MC, grad_VC) if grad is not None))
         ctx.has_grads = (grad_MC is not None, grad_VC is not None)  # type: ignore[attr-defined]
-        ctx.weight_dtype = weight_VC.dtype  # type: ignore[attr-defined]
         return total
 
     @staticmethod
@@ -96,7 +97,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         has_hidden, has_weight = ctx.has_grads  # type: ignore[attr-defined]
         scale = grad_outputs[0]
         grad_MC = saved.pop(0) * scale if has_hidden else None
-        grad_VC = saved.pop(0).to(ctx.weight_dtype) * scale if has_weight else None  # type: ignore[attr-defined]
+        grad_VC = saved.pop(0) * scale if has_weight else None
         return grad_MC, grad_VC, None, None
 
 
