@@ -64,6 +64,8 @@ def list_verbs(commands: Typer, group: tuple[str, ...] = ()) -> list[tuple[str, 
         if command.callback
     ]
     for inner in commands.registered_groups:
+        if inner.typer_instance is None:
+            continue
         words = (*group, str(inner.name))
         # Some groups do something by themselves, such as `kivnun runs`.
         verbs += [words] if inner.typer_instance.info.invoke_without_command is True else []

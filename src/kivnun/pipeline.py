@@ -38,6 +38,7 @@ from kivnun.optimization.onnx import require_exportable_model
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.schema import EvaluationSection, NewModel, OptimizationSection
+from kivnun.recipe.training import COMPUTING_SETTINGS
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
 from kivnun.runs import Run, content_hash, library_versions, stage_key
 from kivnun.runs.ending import endings_logged
@@ -199,7 +200,7 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
     dtype = pick_dtype(settings.precision, pick_device())
     inputs: dict[str, object] = {
         "method": recipe.method.model_dump(mode="json"),
-        "training": settings.model_dump(mode="json", exclude={"report_to", "parallel"}),
+        "training": settings.model_dump(mode="json", exclude=set(COMPUTING_SETTINGS)),
         "objective": describe_objective(settings.objective),
         "dtype": str(dtype),
         "dataset": content_hash(dataset.folder),

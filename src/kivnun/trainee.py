@@ -1,34 +1,36 @@
 """A training put together: the base model with its head and method, rows, objective, optimizer: ready for its loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from kivnun.data.encode import Encoder
-from kivnun.data.folder import Dataset, sample_rows
+from kivnun.data.folder import Dataset, StoredRow, sample_rows
+from kivnun.errors import UserError
 from kivnun.evaluation.while_training import score_while_training
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.inputs import fit_context
-from kivnun.methods import BaseModelName, Method, learning_rate_scales, make_method
+from kivnun.methods import BaseModelName, Method, learning_rate_scales, make_method, vector_names
 from kivnun.models.attention import standard_attention, use_packed_attention
 from kivnun.models.empty import empty_model
-from kivnun.models.heads import Head, choose_head, load_headed
+from kivnun.models.heads import Head, choose_head, load_headed, put_head
 from kivnun.models.load import load_tokenizer
 from kivnun.models.quantize import count_parameters
 from kivnun.models.resolve import ResolvedModel
 from kivnun.models.sentence_folder import write_head
 from kivnun.models.types import Model
 from kivnun.recipe.schema import Recipe
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.device import compile_layers, pick_device
-from kivnun.training.flops import flops_per_token
+from kivnun.training.flops import flops_of_table
 from kivnun.training.loop import make_plan
 from kivnun.training.memory import recompute_layers
 from kivnun.training.objectives import make_objective
 from kivnun.training.optimizer import make_master_weights
 from kivnun.training.parallel import Parallel
+from kivnun.training.plan_checks import check_plan
 from kivnun.training.stage import Job
 from kivnun.training.usage import UsageMeter
 from kivnun.training.validation import Measure, Validation
@@ -79,7 +81,11 @@ def require_trainable(recipe: Recipe, base: ResolvedModel) -> None:
     Raises:
         UserError: `target-modules`, `recipe-invalid` or `stage-unsupported`.
     """
-    make_method(recipe.method).prepare(empty_model(base.folder), generator=torch.Generator())
+    model = empty_model(base.folder)
+    # How many classes there will be is not known yet, and changes nothing.
+    head = choose_head(recipe.training.objective, labels=("0", "1"))
+    model = model if head is None else put_head(model, head)
+    make_method(recipe.method).prepare(model, generator=torch.Generator())
 
 
 def assemble(
@@ -111,20 +117,23 @@ def assemble(
     parallel.run(lambda: use_packed_attention(model))
     if settings.gradient_checkpointing:
         recompute_layers(model)
-    rows = dataset.table("train")
-    flops = flops_per_token(model, lengths=np.diff(rows.offsets).tolist(), num_targets=rows.num_trained)
+    rows, validation = dataset.table("train"), dataset.table("validation")
+    objective = make_objective(settings.objective)
+    flops = flops_of_table(model, rows, read_only=getattr(objective, "read_only", ()))
+    plan = make_plan(rows.lengths(), settings)
+    notes = check_plan(plan, rows, validation, settings)
+    answered = _choose_answered_rows(settings, dataset, notes)
     job = Job(
         model,
-        make_master_weights(model, settings, learning_rate_scales(model)),
+        make_master_weights(model, settings, learning_rate_scales(model), vector_names(model)),
         rows,
-        Validation(dataset.table("validation"), _make_measure(recipe, model, dataset, base)),
+        Validation(validation, _make_measure(recipe, model, dataset, base, answered) if answered else None),
         settings,
-        make_objective(settings.objective),
+        objective,
         describe_row=dataset.describe_row,
         parallel=parallel,
         meter=UsageMeter(device, dtype, flops, num_processes=parallel.world_size) if parallel.leads else None,
     )
-    plan = make_plan(rows.lengths(), settings)
     num_tokens = plan.num_steps * plan.step_tokens
     description = {
         "device": str(device),
@@ -134,6 +143,7 @@ def assemble(
         "trained_parameters": sum(parameter.numel() for parameter in job.weights.parameters.values()),
         "all_parameters": count_parameters(model),
         "flops_per_token": flops,
+        "notes": notes,
     }
     return Trainee(model, job, method, head, base, dataset, make_trainable, description)
 
@@ -150,12 +160,40 @@ def _choose_head(recipe: Recipe, base: ResolvedModel, dataset: Dataset) -> Head 
     )
 
 
-def _make_measure(recipe: Recipe, model: Model, dataset: Dataset, base: ResolvedModel) -> Measure | None:
-    """What a validation measures by generating answers: always for the same rows, drawn by the recipe's seed."""
+def _choose_answered_rows(settings: TrainingSection, dataset: Dataset, notes: list[str]) -> list[StoredRow]:
+    """The validation rows that are answered while training, always the same ones, drawn by the recipe's seed.
+
+    Args:
+        settings: The recipe's `training` section.
+        dataset: The rows.
+        notes: Where it is said how many rows have no right answer to compare with.
+
+    Raises:
+        UserError: `preference-invalid` where none has.
+    """
+    if not settings.validation_metrics:
+        return []
+    rows = dataset.rows("validation")
+    good = [row for row in rows if row.desirable is not False]
+    if not good:
+        raise UserError(
+            "preference-invalid",
+            f"training.validation_metrics: none of the {len(rows)} validation rows has a good answer to compare with",
+            hint="leave validation_metrics out, or put rows with good answers into the validation split",
+        )
+    if len(good) < len(rows):
+        notes.append(
+            f"{len(rows) - len(good)} of {len(rows)} validation rows have a bad answer: they count for the loss, and "
+            f"not for {', '.join(settings.validation_metrics)}"
+        )
+    return sample_rows(good, settings.validation_rows, seed=settings.seed)
+
+
+def _make_measure(
+    recipe: Recipe, model: Model, dataset: Dataset, base: ResolvedModel, rows: Sequence[StoredRow]
+) -> Measure:
+    """What a validation measures by generating the answers of some rows."""
     names = recipe.training.validation_metrics
-    if not names:
-        return None
-    rows = sample_rows(dataset.rows("validation"), recipe.training.validation_rows, seed=recipe.training.seed)
     encoder = Encoder(load_tokenizer(base.folder))
     longest = max((len(encoder.encode_prompt(row.answer)) for row in rows), default=0) + 1
     room = recipe.evaluation.max_new_tokens if recipe.evaluation else longest

@@ -21,6 +21,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     Phi3Config,
+    PhiConfig,
     PreTrainedConfig,
     Qwen2Config,
 )
@@ -85,6 +86,18 @@ UNSUPPORTED = {
         pad_token_id=None,
     ),
     "convolution": Lfm2Config(**SHAPE, full_attn_idxs=[1]),
+}
+
+# Small weights make small logits, of which soft-capping leaves nearly everything as it is.
+SMALL = SHAPE | {"initializer_range": 0.02}
+HEADS = {
+    "a bias of zeros": (PhiConfig(**SMALL), "bias"),
+    "soft-capping": (
+        Gemma2Config(**SMALL, head_dim=8, attn_logit_softcapping=None, final_logit_softcapping=30.0),
+        "final_logit_softcapping: 30",
+    ),
+    "scaling of 1.01": (GraniteConfig(**SHAPE, logits_scaling=1.01), "logits_scaling: 1.01"),
+    "scale of 0.99": (CohereConfig(**SHAPE, logit_scale=0.99), "logit_scale: 0.99"),
 }
 
 
@@ -156,6 +169,15 @@ def test_documents_never_see_each_other(changed: int, dtype: torch.dtype):
 def test_an_architecture_that_packing_would_change_is_refused(reason: str):
     with pytest.raises(UserError) as caught:
         use_packed_attention(random_model(UNSUPPORTED[reason]))
+    assert caught.value.code == "stage-unsupported"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("reason", HEADS)
+def test_a_head_that_is_more_than_a_product_is_refused_by_name(reason: str, dtype: torch.dtype):
+    config, named = HEADS[reason]
+    with pytest.raises(UserError, match=named) as caught:
+        use_packed_attention(random_model(config, dtype=dtype))
     assert caught.value.code == "stage-unsupported"
 
 

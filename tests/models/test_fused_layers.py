@@ -10,16 +10,22 @@ from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
     GPT2Config,
+    GraniteConfig,
+    HeliumConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
+from transformers.models.ernie4_5 import Ernie4_5Config
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from kivnun.methods import make_method
 from kivnun.methods.fused import fuse_model
+from kivnun.models import decoder as decoder_module
 from kivnun.models.attention import DECODERS, group_documents, packed_hidden_states, use_packed_attention
 from kivnun.models.decoder import FusedLayer, unfuse_layers
 from kivnun.models.fused import After, Before, Norm, after_attention, before_attention
@@ -54,6 +60,17 @@ UNFUSED = {
     "gpt2": GPT2Config(vocab_size=97, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
     "dropout of attention": LlamaConfig(**SHAPE, attention_dropout=0.1),
     "exact gelu": LlamaConfig(**SHAPE, hidden_act="gelu"),
+}
+# Their layers have the parts of Llama's and compute something else with them. With small weights a layer adds little to
+# the residual stream, so that the whole model's output hardly shows it.
+SMALL = SHAPE | {"initializer_range": 0.02, "num_hidden_layers": 4, "head_dim": 16}
+LOOKALIKES = {
+    "helium, interleaved rotation": HeliumConfig(**SMALL),
+    "smollm3, a layer without rotation": SmolLM3Config(**SMALL, no_rope_layers=[1, 0, 1, 1]),
+    "granite, its residual scaled": GraniteConfig(**SMALL, residual_multiplier=0.9),
+    "granite, its residual scaled a little": GraniteConfig(**SMALL, residual_multiplier=0.99),
+    "granite, its embeddings scaled a little": GraniteConfig(**SMALL, embedding_multiplier=1.01),
+    "ernie, rotation tables in float32": Ernie4_5Config(**SMALL),
 }
 LENGTHS = [1, 3, 3, 9, 14, 20]
 WANTED = torch.tensor([2, 5, 11, 12, 40, 48])
@@ -162,6 +179,49 @@ def test_another_kind_of_layer_is_left_as_it_is(reason: str):
     assert fuse_model(model) is None
     assert model not in DECODERS
     require_equal(run(model), own, 1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probe_all_parameters", [10**9, 0])
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_layers_that_only_look_like_llamas_are_left_as_they_are(
+    name: str, probe_all_parameters: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(decoder_module, "PROBE_ALL_PARAMETERS", probe_all_parameters)
+    model = make_model(LOOKALIKES[name], FullMethod(), dtype=dtype)
+    assert fuse_model(model) is None
+    assert model not in DECODERS
+    assert model.training
+
+
+class KeywordRotary(LlamaRotaryEmbedding):
+    """A rotary embedding that is asked in another way."""
+
+    def forward(self, x: torch.Tensor, *, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x, position_ids)
+
+
+def test_a_model_that_fails_while_it_is_probed_is_left_as_it_is():
+    model = make_model(FUSED["llama"], FullMethod())
+    model.model.rotary_emb = KeywordRotary(model.config)
+    own = run(model)
+    assert fuse_model(model) is None
+    assert model.training
+    require_equal(run(model), own, 1e-7)
+
+
+def test_the_probe_leaves_no_trace():
+    model = make_model(FUSED["llama"], LoraMethod(rank=3), dtype=torch.bfloat16)
+    for layer in model.model.layers:
+        layer.is_recomputed = True
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert fuse_model(model) is not None
+    assert torch.equal(torch.get_rng_state(), random)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert value.dtype == after[name].dtype
+        assert torch.equal(value, after[name])
 
 
 class Added(nn.Module):

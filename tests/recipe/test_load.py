@@ -131,6 +131,10 @@ naem: 3
         ("optimization: {precision: fp32, min_int4_agreement: 0.9}", "optimization.min_int4_agreement: has no effect"),
         ("optimization: {block_size: 33}", "optimization.block_size: input should be 16, 32, 64, 128 or 256 (got 33)"),
         ("training: {objective: text}\nevaluation: {task: generation}", "evaluation: needs a prompt and an answer"),
+        (
+            "training:\n  validation_metrics: [accuracy]\n  objective: text",
+            "training.validation_metrics: need a prompt and an answer",
+        ),
     ],
 )
 def test_a_wrong_section_is_refused_in_plain_words(write, line: str, complaint: str) -> None:

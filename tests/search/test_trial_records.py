@@ -101,6 +101,21 @@ def test_the_runner_up_is_told_apart_only_beyond_the_noise(make_plan: MakePlan, 
     assert "over 50 validation rows is 0.08" in caveats(0.71)
 
 
+@pytest.mark.parametrize(
+    ("objective", "metric", "rows"),
+    [("classification", "accuracy", 300), ("contrastive", "recall_at_1", 300), ("supervised", "accuracy", 100)],
+)
+def test_the_noise_is_that_of_the_rows_that_were_measured(
+    make_plan: MakePlan, tmp_path: Path, objective: str, metric: str, rows: int
+) -> None:
+    changes = [f"training.objective={objective}"]
+    if objective == "supervised":
+        changes.append("training.validation_metrics=[accuracy]")
+    plan = make_plan(SEARCH.replace("{space", f"{{metric: {metric}, space"), *changes)
+    trials = [replace(DONE, value=0.5, num_rows=300), replace(DONE, number=2, value=0.45, num_rows=300)]
+    assert f"over {rows} validation rows" in say_caveats(SearchResult(plan, tmp_path, trials, {}))[-1]
+
+
 def test_an_equal_trial_takes_the_result_of_the_earlier_one_and_nothing_is_run(
     make_plan: MakePlan, tmp_path: Path
 ) -> None:

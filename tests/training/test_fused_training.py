@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kivnun.data.packing import pack
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.methods import make_method
@@ -17,7 +18,9 @@ from kivnun.recipe.training import TrainingSection
 from kivnun.training.device import compile_layers
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.memory import recompute_layers
+from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import make_master_weights
+from tests.generation.tiny_llama import write_tiny_llama
 
 SETTINGS = TrainingSection(epochs=2, batch_tokens=60, learning_rate=1e-2, compile=False)
 UPPER = PartialMethod(modules=("layers.1",))
@@ -55,6 +58,24 @@ def test_a_fused_training_is_the_same_training(
     ours, own = losses(fused, tiny_table), losses(plain, tiny_table)
     assert own[-1] < own[0]
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(own), rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("lm_head",), ("model.norm",), ("model.norm", "lm_head")], ids=repr)
+def test_kept_states_change_nothing_where_only_what_stands_above_the_layers_is_trained(
+    tmp_path: Path, tiny_table: TokenTable, names: tuple[str, ...]
+):
+    folder, method = write_tiny_llama(tmp_path, tie_word_embeddings=False), PartialMethod(modules=names)
+    found: list[list[torch.Tensor]] = []
+    for wanted in (True, False):
+        model = prepared(folder, method)
+        compile_layers(model, TrainingSection(cache_hidden_states=wanted, compile=False), num_tokens=1)
+        assert (decoder_of(model).cache is not None) == wanted
+        loss = Supervised().loss(model, pack(tiny_table, range(4)), None).total
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found.append([loss, *torch.autograd.grad(loss, trained)])
+    assert len(found[0]) == 1 + len(names)
+    for kept, own in zip(*found, strict=True):
+        torch.testing.assert_close(kept, own, rtol=1e-4, atol=1e-5)
 
 
 def test_lower_states_are_kept_only_where_rows_come_again_or_the_recipe_says_so(tiny_model_folder: Path):

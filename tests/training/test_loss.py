@@ -1,7 +1,7 @@
 """Chunked cross-entropy against torch's own over whole logits."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.training.loss import CHUNK_TARGETS, choose_compiled_loss, summed_cross_entropy, target_losses
+from kivnun.training.objectives import log_probabilities
 
 BORDERS = [0, 1, 5, CHUNK_TARGETS - 1, CHUNK_TARGETS, CHUNK_TARGETS + 1, 2 * CHUNK_TARGETS + 7]
 
@@ -80,6 +81,16 @@ def test_a_target_weight_of_the_loss_is_that_many_targets():
     gradients = [torch.autograd.grad(loss, (hidden, weight)) for loss in (weighted, repeated)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("loss", [summed_cross_entropy, target_losses, log_probabilities.target_losses])
+@pytest.mark.parametrize("num_targets", [4, 6])
+def test_hidden_states_that_are_not_one_for_each_target_are_refused(
+    loss: Callable[..., torch.Tensor], num_targets: int
+):
+    hidden, weight, _ = parts(5, torch.float32)
+    with pytest.raises(ValueError, match="hidden states"):
+        loss(hidden, weight, torch.zeros(num_targets, dtype=torch.long))
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from kivnun.methods import learning_rate_scales, make_method, vector_names
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
+from kivnun.recipe.methods import Ia3Method, LoraMethod
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.adamw_8bit import AdamW8bit
 from kivnun.training.optimizer import MasterWeights, make_master_weights
@@ -80,16 +82,35 @@ def test_decay_alone_shrinks_matrices_and_never_vectors(tiny_model: Model, optim
         torch.testing.assert_close(value.detach(), before[name] * factor)
 
 
-def test_scales_that_are_written_as_a_column_are_vectors():
-    model = torch.nn.Module()
-    model.register_parameter("scale", torch.nn.Parameter(torch.ones(6, 1)))
-    model.register_parameter("matrix", torch.nn.Parameter(torch.ones(6, 2)))
-    weights = make_master_weights(model, TrainingSection(weight_decay=0.5, learning_rate=0.1, optimizer="muon"))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_what_is_named_a_vector_has_no_decay_though_it_is_written_as_a_matrix(optimizer: str):
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.Module()])
+    for name in ("scale", "column"):
+        model.layers[0].register_parameter(name, nn.Parameter(torch.ones(6, 1)))
+    weights = make_master_weights(model, settings(weight_decay=0.5, optimizer=optimizer), vectors=["layers.0.scale"])
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     weights.step(0.1)
-    assert torch.equal(model.scale, torch.ones(6, 1))
-    assert bool((model.matrix < 1).all())
+    assert torch.equal(model.layers[0].scale, torch.ones(6, 1))
+    torch.testing.assert_close(model.layers[0].column.detach(), torch.full((6, 1), 0.95))
+    algorithms = {type(each).__name__ for each in weights.optimizers}
+    assert algorithms == ({"AdamW"} if optimizer == "adamw" else {"AdamW", "Muon"})
+    with pytest.raises(KeyError, match=r"layers\.0\.scales"):
+        make_master_weights(model, settings(), vectors=["layers.0.scales"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_adapters_of_rank_one_are_decayed_and_the_scales_of_ia3_are_not(tiny_model_folder, optimizer: str):
+    for method, decays in ((LoraMethod(rank=1, alpha=2), True), (Ia3Method(), False)):
+        model = load_model(tiny_model_folder, dtype=torch.float32)
+        make_method(method).prepare(model, generator=torch.Generator().manual_seed(0))
+        chosen = settings(weight_decay=0.1, optimizer=optimizer)
+        weights = make_master_weights(model, chosen, learning_rate_scales(model), vector_names(model))
+        groups = [group for each in weights.optimizers for group in each.param_groups]
+        assert {group["weight_decay"] for group in groups} == {0.1 if decays else 0.0}
+        names = {type(each).__name__ for each in weights.optimizers}
+        assert names == ({"Muon"} if decays and optimizer == "muon" else {"AdamW"})
 
 
 def test_muon_gets_the_hidden_matrices_and_adamw_the_rest(tiny_model: Model):
@@ -115,7 +136,7 @@ def test_a_muon_step_is_as_large_as_one_of_adamw(tiny_model: Model):
     assert float(update.square().mean().sqrt()) == pytest.approx(0.002, rel=0.25)
 
 
-@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+@pytest.mark.parametrize("max_norm", [0.0, 0.1, 1e6])
 def test_gradients_are_scaled_and_then_clipped_to_one_global_norm(tiny_model: Model, max_norm: float):
     weights = make_master_weights(tiny_model, settings())
     give_gradients(weights, 0)
@@ -123,7 +144,8 @@ def test_gradients_are_scaled_and_then_clipped_to_one_global_norm(tiny_model: Mo
     norm = weights.scale_and_clip(0.25, max_norm)
     after = torch.cat([value.grad.flatten().double() for value in weights.masters.values()])
     assert norm == pytest.approx(float(before.norm()) / 4, rel=1e-5)
-    torch.testing.assert_close(after, before / 4 * min(1.0, max_norm / norm), atol=1e-7, rtol=1e-5)
+    assert settings(max_grad_norm=max_norm).max_grad_norm == max_norm
+    torch.testing.assert_close(after, before / 4 * min(1.0, (max_norm or norm) / norm), atol=1e-7, rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "muon"])

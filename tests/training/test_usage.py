@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kivnun.methods import make_method
+from kivnun.models.load import load_model
 from kivnun.models.types import Model
-from kivnun.recipe.methods import LoraMethod
+from kivnun.recipe.methods import LoraMethod, QloraMethod
 from kivnun.training import peak, usage
 from kivnun.training.device import decoder_layers
 from kivnun.training.flops import flops_per_token
@@ -59,6 +60,15 @@ def test_adapters_cost_four_for_frozen_weights_and_six_for_their_own(tiny_model:
     trained = sum(weight.numel() for weight in tiny_model.parameters() if weight.requires_grad)
     expected = 4 * 2 * LAYER_WEIGHTS + 6 * trained + 3 * 2 * 4 * ATTENTION_WIDTH
     assert flops_per_token(tiny_model, lengths=[1, 1], num_targets=0) == pytest.approx(expected)
+
+
+def test_weights_in_4_bits_cost_what_whole_ones_cost(tiny_model_folder: Path) -> None:
+    counts = []
+    for section in (LoraMethod(rank=4, alpha=8), QloraMethod(rank=4, alpha=8)):
+        model = load_model(tiny_model_folder, dtype=torch.float32)
+        make_method(section).prepare(model, generator=torch.Generator().manual_seed(0))
+        counts.append(flops_per_token(model, lengths=[5, 11], num_targets=8))
+    assert counts[0] == counts[1]
 
 
 def test_the_count_is_what_torch_counts_where_nothing_is_masked(tiny_model: Model) -> None:

@@ -54,6 +54,8 @@ class Progress:
             self._show_step(fields)
         elif event == "training_started":
             self._say(say_training(fields))
+            for note in cast("Sequence[str]", fields.get("notes") or ()):
+                self._say(f"  note: {note}")
             self._start_bar(int(cast("int", fields["num_steps"])))
         elif event == "training_finished":
             self._end_bar()
@@ -105,6 +107,9 @@ WORDS = {
     "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
     "early_stop": "  stopped early after step {step}: best was step {best_step}",
     "micro_batch": "  memory ran out: from step {step} on {micro_batch_tokens} tokens are computed at once",
+    "other_checkpoints": "  checkpoints of another recipe (steps {steps}) do not fit this one; they are kept in "
+    "checkpoints/earlier: the old recipe would go on from them",
+    "computed_otherwise": "  {settings} changed: the run goes on, but not bit for bit as it would have",
     "overfitting": "  warning: {words}",
     "tracker_failed": "  warning: {tracker} failed and is off, the training goes on: {problem}",
     "interrupted": "  stopped; step {step} is saved",

@@ -288,6 +288,13 @@ def _require_preferences(splits: Mapping[str, list[PreparedRow]], objective: Obj
         require_different(
             (row.conversation.where, row.tokens.input_ids, other.input_ids) for row in rows for other in row.others
         )
+    alone = [name for name, part in splits.items() if name != TEST and len(part) == 1]
+    if objective.kind == "kto" and alone:
+        raise UserError(
+            "preference-invalid",
+            f"the {alone[0]} split has one row, but kto compares each answer with that of another row",
+            hint=f"give it at least two rows{'' if alone[0] == 'train' else ', or none'}",
+        )
 
 
 def _require_readable(splits: Mapping[str, list[PreparedRow]], encoder: Encoder) -> None:

@@ -13,7 +13,7 @@ from kivnun.methods.bottleneck import KIND as BOTTLENECK
 from kivnun.methods.bottleneck import Bottleneck, load_bottleneck, refuse_merge
 from kivnun.methods.full import Full
 from kivnun.methods.ia3 import KIND as IA3
-from kivnun.methods.ia3 import Ia3, load_ia3, merge_ia3
+from kivnun.methods.ia3 import Ia3, load_ia3, merge_ia3, vector_names
 from kivnun.methods.lora import Lora, learning_rate_scales, load_adapter, merge_adapters
 from kivnun.methods.partial import Partial
 from kivnun.methods.qlora import Qlora
@@ -124,4 +124,5 @@ __all__ = [
     "merge",
     "require_mergeable",
     "trainable_names",
+    "vector_names",
 ]

@@ -152,6 +152,11 @@ def merge_ia3(model: Model) -> Model:
     return model
 
 
+def vector_names(model: nn.Module) -> list[str]:
+    """Names of the trained scales: PEFT writes these vectors as matrices of one row or column."""
+    return [f"{name}.{SCALES}.{ADAPTER}" for name, _ in _scaled_layers(model)]
+
+
 def _put_scales(model: Model, fields: Mapping[str, object]) -> None:
     peft = load_peft()
     model.requires_grad_(requires_grad=False)

@@ -7,7 +7,7 @@ batch of many short documents costs a few products, not one per document; every 
 Shapes: N packed tokens, G documents of one group, T longest document of the group, H heads, D head size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -38,6 +38,13 @@ MAX_FLASH_HEAD = 256
 PROBE_LENGTHS = (5, 11)
 # Relative error of the probe's logits that rounding explains; half precision differs from kernel to kernel.
 PROBE_TOLERANCE, PROBE_TOLERANCE_HALF = 1e-4, 0.1
+# Settings by which architectures change the head's product, and the values with which they do not.
+LOGIT_SETTINGS: Mapping[str, tuple[float | None, ...]] = {
+    "final_logit_softcapping": (None,),
+    "logit_scale": (None, 1),
+    "logits_scaling": (None, 1),
+    "lm_head_multiplier": (None, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -279,7 +286,8 @@ def use_packed_attention(model: nn.Module) -> None:
 
     A probe of two short documents must give the logits that the model itself gives one by one. So an architecture that
     mixes documents in another way (recurrence, convolution), takes no part in transformers' attention interface, or
-    does more than one matrix product in its head is refused here instead of being trained on wrong numbers.
+    does more than one matrix product in its head is refused here instead of being trained on wrong numbers. What small
+    logits would not show to the probe, a bias or a soft-capping of the head, is refused by name.
 
     Raises:
         UserError: `stage-unsupported`.
@@ -290,6 +298,8 @@ def use_packed_attention(model: nn.Module) -> None:
     _switch(model, NAME)
     if model.config._attn_implementation != NAME:  # type: ignore[union-attr]
         raise _unsupported(f"{name} takes no part in transformers' attention interface")
+    if has_language_head(model):
+        _require_plain_head(model)
     model.eval()
     documents = _probe_documents(model)
     packed = _packed_logits(model)
@@ -300,6 +310,22 @@ def use_packed_attention(model: nn.Module) -> None:
     error, scale = float((packed - alone).norm()), float(alone.norm())
     if not error <= probe_tolerance(model) * scale:
         raise _unsupported(f"{name} gives other logits for packed rows, apart by {error:.3g} of {scale:.3g}")
+
+
+def _require_plain_head(model: nn.Module) -> None:
+    """Refuse a head that does more than multiply by its weight: losses are computed from that product alone.
+
+    Raises:
+        UserError: `stage-unsupported`.
+    """
+    name = type(model).__name__
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:  # type: ignore[operator]
+        raise _unsupported(f"the head of {name} has a bias")
+    config = model.config.get_text_config()  # type: ignore[union-attr]
+    for setting, neutral in LOGIT_SETTINGS.items():
+        value = getattr(config, setting, None)
+        if value not in neutral:
+            raise _unsupported(f"{name} changes the product of its head ({setting}: {value})")
 
 
 def _switch(model: nn.Module, implementation: str) -> None:

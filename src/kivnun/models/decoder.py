@@ -8,7 +8,8 @@ transformers wrote it, between fused ones.
 Shapes: N packed tokens, C channels, M wanted positions, E half of a head's size.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kivnun.models.attention import (
     DECODERS,
+    PROBE_TOLERANCE,
     AttentionSettings,
     DocumentGroups,
     attend_documents,
@@ -35,6 +37,14 @@ from kivnun.models.projections import Projection, ReadProjection, read_linear
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 NORMS = ("input_layernorm", "post_attention_layernorm")
+# What a probe of a model of another kind may run into; it then runs as transformers wrote it.
+PROBE_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError)
+# Documents of a layer's probe: rotations differ little at the first positions.
+LAYER_PROBE_LENGTHS = (7, 64)
+# Error that float32 explains, of what a layer adds, and of the residual stream to which it is added.
+LAYER_TOLERANCE, FLOAT32_ROUNDING = 1e-4, 1e-6
+# Up to this many parameters of all layers together each layer is probed.
+PROBE_ALL_PARAMETERS = 200_000_000
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
@@ -145,28 +155,44 @@ class FusedDecoder:
         wanted_M: Tensor | None = None,
     ) -> Tensor:
         """The residual stream behind layer `last - 1`, from that before layer `first`; only wanted positions of it."""
-        rotary = self.rotary(x_NC.unsqueeze(0), position_ids_N.unsqueeze(0))
-        cos_NE, sin_NE = (table[0, :, : table.shape[-1] // 2].contiguous() for table in rotary)
-        row = _Row(position_ids_N, groups, rotary, cos_NE, sin_NE)
+        if first >= last:
+            return x_NC if wanted_M is None else x_NC.index_select(0, wanted_M)
+        row = self.row(x_NC.dtype, position_ids_N, groups)
         for index in range(first, last):
             layer = self.layers[index]
             x_NC = self._run(layer, x_NC, row, wanted_M if index == last - 1 else None)
         return x_NC
 
-    def _run(self, layer: FusedLayer | nn.Module, x_NC: Tensor, row: "_Row", wanted_M: Tensor | None) -> Tensor:
+    def row(self, dtype: torch.dtype, position_ids_N: Tensor, groups: DocumentGroups) -> "Row":
+        """What layers that compute in a dtype need to know of a packed row."""
+        like = torch.empty(0, dtype=dtype, device=position_ids_N.device)
+        rotary = self.rotary(like, position_ids_N.unsqueeze(0))
+        cos_NE, sin_NE = (table[0, :, : table.shape[-1] // 2].contiguous() for table in rotary)
+        return Row(position_ids_N, groups, rotary, cos_NE, sin_NE)
+
+    def _run(self, layer: FusedLayer | nn.Module, x_NC: Tensor, row: "Row", wanted_M: Tensor | None) -> Tensor:
         parts = layer.read(self.read) if isinstance(layer, FusedLayer) else None
         if parts is None or not isinstance(layer, FusedLayer):
             whole_NC = _run_whole(layer.layer if isinstance(layer, FusedLayer) else layer, x_NC, row)
             return whole_NC if wanted_M is None else whole_NC.index_select(0, wanted_M)
         inputs = (layer, parts, x_NC, row, wanted_M)
         if not (_is_recomputed(layer.layer) and layer.layer.training and torch.is_grad_enabled()):
-            return self._run_fused(*inputs)
-        again = checkpoint(self._run_fused, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return self.run_fused(*inputs)
+        again = checkpoint(self.run_fused, *inputs, use_reentrant=False, preserve_rng_state=False)
         return cast("Tensor", again)
 
-    def _run_fused(
-        self, layer: FusedLayer, parts: tuple[Before, After], x_NC: Tensor, row: "_Row", wanted_M: Tensor | None
+    def run_fused(
+        self, layer: FusedLayer, parts: tuple[Before, After], x_NC: Tensor, row: "Row", wanted_M: Tensor | None
     ) -> Tensor:
+        """The residual stream behind one layer, from that before it.
+
+        Args:
+            layer: The layer.
+            parts: Its weights, as `read` gave them.
+            x_NC: The residual stream.
+            row: The packed row.
+            wanted_M: Positions that are asked for; None for all.
+        """
         before, after = parts
         x_NC, *heads = before_attention(before, self.kernels, x_NC, row.cos, row.sin)
         q_1HND, k_1HND, v_1HND = (part_NHD.transpose(0, 1).unsqueeze(0) for part_NHD in heads)
@@ -188,7 +214,7 @@ class FusedDecoder:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """What every layer needs to know of a packed row."""
 
     position_ids: Tensor
@@ -198,7 +224,7 @@ class _Row:
     sin: Tensor
 
 
-def _run_whole(layer: nn.Module, x_NC: Tensor, row: _Row) -> Tensor:
+def _run_whole(layer: nn.Module, x_NC: Tensor, row: Row) -> Tensor:
     """A layer as transformers wrote it."""
     return layer(
         x_NC.unsqueeze(0),
@@ -214,7 +240,7 @@ def read_decoder(model: nn.Module, read: ReadProjection = read_linear) -> FusedD
     """A model's decoder, or None where no layer is of the Llama kind or the whole is put together in another way.
 
     Args:
-        model: A causal model with packed attention switched on.
+        model: A causal model in evaluation mode with packed attention switched on.
         read: Reads what a linear module computes with.
     """
     base = cast("nn.Module", model.base_model)
@@ -233,27 +259,112 @@ def read_decoder(model: nn.Module, read: ReadProjection = read_linear) -> FusedD
 def fuse_layers(model: nn.Module, read: ReadProjection = read_linear) -> FusedDecoder | None:
     """Let `packed_hidden_states` run a model's layers fused, where they are of the Llama kind; else change nothing.
 
-    Two short documents must come out as they do through the model's own code.
+    Three probes must come out alike: the model's own code and the decoder with the layers as transformers wrote them,
+    which tells of anything around the layers; each kind of layer fused and as it was written, in float32, so that no
+    rounding hides a difference; and the whole, fused, in the model's own number format. A model that cannot be probed
+    is not fused.
 
     Args:
         model: A causal model with packed attention switched on, on its device, its adapters in place.
         read: Reads what a linear module computes with.
     """
     unfuse_layers(model)
-    decoder = read_decoder(model, read)
-    if decoder is None:
-        return None
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        batch = probe_batch(model)
-        own_NC = packed_hidden_states(model, *batch).float()
-        fused_NC = decoder.hidden_states(*batch, None).float()
-    model.train(was_training)
-    if not float((fused_NC - own_NC).norm()) <= probe_tolerance(model) * float(own_NC.norm()):
+    try:
+        decoder = read_decoder(model, read)
+        if decoder is None or not _is_faithful(model, decoder):
+            return None
+    except PROBE_ERRORS:
         return None
+    finally:
+        model.train(was_training)
     DECODERS[model] = decoder
     return decoder
+
+
+@torch.no_grad()
+def _is_faithful(model: nn.Module, decoder: FusedDecoder) -> bool:
+    """Whether the decoder computes what the model does."""
+    batch = probe_batch(model)
+    own_NC = packed_hidden_states(model, *batch)
+    as_written = replace(decoder, layers=[_module(layer) for layer in decoder.layers])
+    if not _is_close(as_written.hidden_states(*batch, None), own_NC, PROBE_TOLERANCE):
+        return False
+    if not all(_is_layer_faithful(decoder, layer) for layer in _layers_to_probe(decoder.layers)):
+        return False
+    return _is_close(decoder.hidden_states(*batch, None), own_NC, probe_tolerance(model))
+
+
+def _is_close(ours: Tensor, own: Tensor, tolerance: float) -> bool:
+    ours, own = ours.float(), own.float()
+    return float((ours - own).norm()) <= tolerance * float(own.norm())
+
+
+def _layers_to_probe(layers: Sequence[FusedLayer | nn.Module]) -> list[FusedLayer]:
+    """All fused layers where they are small, else one of each kind: a copy of a large one takes a second."""
+    fused = [(index, layer) for index, layer in enumerate(layers) if isinstance(layer, FusedLayer)]
+    if sum(parameter.numel() for _, layer in fused for parameter in layer.layer.parameters()) <= PROBE_ALL_PARAMETERS:
+        return [layer for _, layer in fused]
+    return list({_kind(layer, index, len(layers)): layer for index, layer in fused}.values())
+
+
+def _kind(layer: FusedLayer, index: int, num_layers: int) -> str:
+    """All that a layer's code may go by, other than its weights: the settings of its modules and its place in lists."""
+    modules = layer.layer.named_modules()
+    settings = [(name, type(module).__name__, _settings(module)) for name, module in modules]
+    config = getattr(layer.layer.self_attn, "config", None)
+    lists = [
+        (key, repr(value[index]))
+        for key, value in sorted(vars(config).items() if config is not None else ())
+        if isinstance(value, list | tuple) and len(value) == num_layers
+    ]
+    return repr((settings, lists, layer.norm_offsets, layer.activation, layer.attention))
+
+
+def _settings(module: nn.Module) -> list[tuple[str, str]]:
+    plain = bool | int | float | str | None
+    return sorted(
+        (name, repr(value)) for name, value in vars(module).items() if name != "layer_idx" and isinstance(value, plain)
+    )
+
+
+def _is_layer_faithful(decoder: FusedDecoder, layer: FusedLayer) -> bool:
+    """Whether a layer adds the same to the residual stream fused and as transformers wrote it, in float32."""
+    exact = replace(layer, layer=_float32_copy(layer.layer))
+    parts = exact.read(decoder.read)
+    if parts is None:
+        return False
+    weight_C = parts[0].norm.weight
+    row = decoder.row(torch.float32, *_probe_positions(weight_C.device))
+    generator = torch.Generator().manual_seed(0)
+    x_NC = torch.randn(len(row.position_ids), len(weight_C), generator=generator).to(weight_C.device)
+    own_NC, fused_NC = _run_whole(exact.layer, x_NC, row), decoder.run_fused(exact, parts, x_NC, row, None)
+    scale = LAYER_TOLERANCE * float((own_NC - x_NC).norm()) + FLOAT32_ROUNDING * float(x_NC.norm())
+    return float((fused_NC - own_NC).norm()) <= scale
+
+
+def _probe_positions(device: torch.device) -> tuple[Tensor, DocumentGroups]:
+    """Two documents, one of them long enough for a rotation by its positions to matter."""
+    positions_N = torch.cat([torch.arange(length, device=device) for length in LAYER_PROBE_LENGTHS])
+    return positions_N, group_documents(LAYER_PROBE_LENGTHS, device)
+
+
+def _float32_copy(layer: nn.Module) -> nn.Module:
+    """A copy of one layer with its numbers in float32; 4-bit weights stay as they are."""
+    wide: dict[int, object] = {}
+    for parameter in layer.parameters():
+        if parameter.is_floating_point():
+            wide[id(parameter)] = nn.Parameter(parameter.detach().to(torch.float32, copy=True), requires_grad=False)
+    copied = copy.deepcopy(layer, wide)
+    if _is_recomputed(layer):
+        # The forward that computes twice is that of the layer itself, not of the copy.
+        vars(copied).pop("forward", None)
+    return copied
+
+
+def _module(layer: FusedLayer | nn.Module) -> nn.Module:
+    return layer.layer if isinstance(layer, FusedLayer) else layer
 
 
 def unfuse_layers(model: nn.Module) -> None:
@@ -266,10 +377,7 @@ def _record_attention(model: nn.Module) -> dict[nn.Module, AttentionSettings]:
     """What each attention module hands to the attention function beside queries, keys and values."""
     input_ids_N, position_ids_N, groups = probe_batch(model)
     recorded: dict[nn.Module, AttentionSettings] = {}
-    was_training = model.training
-    model.eval()
     packed_hidden_states(model, input_ids_N, position_ids_N, replace(groups, recorded=recorded))
-    model.train(was_training)
     return recorded
 
 

@@ -349,6 +349,9 @@ def _check_objective(recipe: "Recipe") -> list[Problem]:
     problems = [Problem(path, text) for path, value in settings.items() if value is not None]
     if recipe.evaluation is not None:
         problems.append(Problem("evaluation", "needs a prompt and an answer, but the objective is text"))
+    if recipe.training.validation_metrics:
+        needs = "need a prompt and an answer, but the objective is text"
+        problems.append(Problem("training.validation_metrics", needs))
     return problems
 
 

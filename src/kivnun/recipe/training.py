@@ -25,6 +25,14 @@ ValidationMetric = Literal["loss", "accuracy", "macro_f1", "exact_match", "rouge
 `reward_accuracy`, the share of pairs in the right order, for the objectives dpo and orpo."""
 
 
+ROUNDING_SETTINGS = frozenset(
+    ("micro_batch_tokens", "gradient_checkpointing", "compile", "cache_hidden_states", "parallel")
+)
+"""Settings that change how is computed and not what is learnt: other ones round otherwise."""
+COMPUTING_SETTINGS = ROUNDING_SETTINGS | {"save_every_steps", "keep_checkpoints", "report_to"}
+"""These, and what is kept and told of a training: a run goes on when they change."""
+
+
 def higher_is_better(metric: str) -> bool:
     """Whether more of a validation metric is better."""
     return metric != "loss"
@@ -46,14 +54,14 @@ class TrainingSection(Section):
     batch_size: PositiveWhole | None = None
     """Rows in one batch; in place of `batch_tokens`, which is a budget that suits rows of any length."""
     micro_batch_tokens: TokenBudget = "auto"
-    """Tokens computed at once; a batch with more is cut, which changes memory and speed and not what is learnt. \
-`auto` cuts where the measured memory is too small for the whole batch."""
+    """Tokens computed at once; a batch with more is cut, which changes memory and speed and not what is learnt, \
+but for the values that dropout leaves out. `auto` cuts where the measured memory is too small for the whole batch."""
     gradient_accumulation_steps: PositiveWhole = 1
     """Batches whose gradients are summed into one optimizer step."""
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     """The optimizer; `adamw_8bit` keeps its running averages in 8 bits (Dettmers et al. 2022, arXiv:2110.02861)."""
     weight_decay: NonNegativeNumber = 0.0
-    """Decoupled weight decay, of matrices; what has one row or column alone is a vector."""
+    """Decoupled weight decay, of matrices; norms, biases and the scales of ia3 have none."""
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
     """Decay rates of AdamW's two running averages."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
@@ -65,8 +73,8 @@ arXiv:2404.06395)."""
     """Share of the steps in which the learning rate rises from zero."""
     final_learning_rate_ratio: Share = 0.0
     """Learning rate of the last step as a share of the peak."""
-    max_grad_norm: PositiveNumber = 1.0
-    """Norm to which larger gradients are clipped."""
+    max_grad_norm: NonNegativeNumber = 1.0
+    """Norm to which larger gradients are clipped; 0 leaves them as they are."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Number format of the computation; auto takes bf16 where the machine computes it fast."""
     seed: Seed = 0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from kivnun.recipe.dump import dump_recipe, dump_value
 from kivnun.recipe.load import located_recipe
-from kivnun.recipe.rules import OBJECTIVES_OF_METRICS
 from kivnun.runs import write_atomic
 from kivnun.search.loop import Search
 from kivnun.search.page import render_page
@@ -146,8 +145,9 @@ def say_noise(plan: SearchPlan, best: Trial) -> tuple[float, str] | None:
     """The standard error of the difference of two shares of the same rows, at most; None where it is not known."""
     if plan.metric not in SHARES or best.value is None or not best.num_rows:
         return None
-    most = plan.loaded.recipe.training.validation_rows
-    rows = best.num_rows if plan.metric in OBJECTIVES_OF_METRICS else min(most, best.num_rows)
+    training = plan.loaded.recipe.training
+    is_generated = plan.metric in training.validation_metrics
+    rows = min(training.validation_rows, best.num_rows) if is_generated else best.num_rows
     error = math.sqrt(2 * best.value * (1 - best.value) / rows)
     return error, f"one standard error of a difference over {rows} validation rows is {error:.3g}"
 

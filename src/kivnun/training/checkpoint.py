@@ -2,8 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from kivnun.training.parallel import ALONE, Parallel
 from kivnun.training.state_files import open_state, write_state
 
 FOLDER = "checkpoints"
+EARLIER = "earlier"
 _PROGRESS = "progress.json"
 
 
@@ -34,6 +36,7 @@ class Progress:
         loss_sum: Training losses added up since the latest validation.
         loss_steps: How many they are.
         history: (step, mean training loss, validation loss) of every validation.
+        computed_with: Settings by which results are rounded, as they were.
     """
 
     step: int = 0
@@ -46,6 +49,7 @@ class Progress:
     loss_sum: float = 0.0
     loss_steps: int = 0
     history: tuple[tuple[int, float, float], ...] = ()
+    computed_with: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def save_checkpoint(
@@ -150,8 +154,48 @@ def _read_weights(folder: Path, weights: MasterWeights) -> None:
         ) from error
 
 
+def set_aside(run_dir: Path, key: str) -> list[int]:
+    """Move the checkpoints of another recipe out of the way, and bring back those of this one that were moved so.
+
+    Of several other trainings the latest is kept, in `checkpoints/earlier`: whoever changed a setting by mistake gives
+    the old recipe again and goes on.
+
+    Args:
+        run_dir: The run folder.
+        key: The training that begins or goes on.
+
+    Returns:
+        The steps of the checkpoints that were moved away.
+    """
+    folder, earlier = run_dir / FOLDER, run_dir / FOLDER / EARLIER
+    if not find_checkpoints(run_dir, key):
+        for kept in earlier.glob("step-*"):
+            if _key_of(kept) == key:
+                kept.replace(folder / kept.name)
+    others = [other for other in folder.glob("step-*") if _key_of(other) != key]
+    if not others:
+        return []
+    latest = _key_of(max(others, key=lambda other: other.stat().st_mtime))
+    shutil.rmtree(earlier, ignore_errors=True)
+    earlier.mkdir()
+    for other in others:
+        if _key_of(other) == latest:
+            other.replace(earlier / other.name)
+        else:
+            shutil.rmtree(other)
+    return sorted(step_of(other) for other in earlier.glob("step-*"))
+
+
+def _key_of(folder: Path) -> str:
+    """The training that a checkpoint belongs to; "" where that cannot be read."""
+    try:
+        return read_manifest(folder).key
+    except UserError:
+        return ""
+
+
 def prune_checkpoints(run_dir: Path, progress: Progress, *, key: str, keep: int) -> None:
-    """Remove what is neither among the latest `keep` nor the best, and all checkpoints of other trainings.
+    """Remove what is neither among the latest `keep` nor the best.
 
     Checkpoints of later steps are those that the training could not go on from: they go too.
     """

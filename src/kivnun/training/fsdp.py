@@ -8,7 +8,7 @@ float32, so that the shard is its own master; it is rounded to the number format
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from kivnun.models.types import Model
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.ddp import DataParallel, has_rows_of_their_own, lost_processes, refuse_objective
 from kivnun.training.device import decoder_layers
-from kivnun.training.objectives.base import BatchLoss, Objective
+from kivnun.training.objectives.base import BatchLoss, MeasuresTable, Objective
 from kivnun.training.optimizer import MasterWeights
 
 METHODS = ("full", "partial", "lora")
@@ -79,7 +79,8 @@ class ShardedParallel(DataParallel):
         """
         if not has_rows_of_their_own(objective):
             raise refuse_objective(objective)
-        return ShardedObjective(objective, self)
+        kind = ShardedMeasure if isinstance(objective, MeasuresTable) else ShardedObjective
+        return kind(objective, self)
 
     def require(self, method: str, settings: TrainingSection) -> None:
         """Refuse what cannot be cut into shards.
@@ -187,3 +188,13 @@ class ShardedObjective:
     def loss(self, model: nn.Module, batch: PackedBatch, prepared: object) -> BatchLoss:
         """The inner objective's loss."""
         return self.parallel.compute_loss(lambda: self.inner.loss(model, batch, prepared))
+
+
+@dataclass(frozen=True)
+class ShardedMeasure(ShardedObjective):
+    """An objective that measures a whole table by itself."""
+
+    def measure(self, model: nn.Module, table: TokenTable, *, batch_tokens: int) -> dict[str, float]:
+        """The inner objective's metrics."""
+        inner = cast("MeasuresTable", self.inner)
+        return self.parallel.run(lambda: inner.measure(model, table, batch_tokens=batch_tokens))

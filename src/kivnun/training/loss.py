@@ -101,6 +101,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_MC, grad_VC, None, None
 
 
+def require_one_state_each(hidden_MC: Tensor, target_M: Tensor) -> None:
+    """Refuse hidden states that are not those of the targets, instead of taking the first of them.
+
+    Raises:
+        ValueError: There are more or fewer of them than targets.
+    """
+    if len(hidden_MC) != len(target_M):
+        raise ValueError(f"{len(hidden_MC)} hidden states for {len(target_M)} targets")
+
+
 def summed_cross_entropy(
     hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor, *, target_weights_M: Tensor | None = None
 ) -> Tensor:
@@ -114,14 +124,23 @@ def summed_cross_entropy(
         weight_VC: The language-model head (no bias).
         target_M: Target ids.
         target_weights_M: How much each target counts; None where all count 1.
+
+    Raises:
+        ValueError: There is not one hidden state for each target.
     """
+    require_one_state_each(hidden_MC, target_M)
     weights_M = None if target_weights_M is None else target_weights_M.to(hidden_MC.device)
     return cast("Tensor", _ChunkedCrossEntropy.apply(hidden_MC, weight_VC, target_M, weights_M))
 
 
 @torch.no_grad()
 def target_losses(hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor) -> Tensor:
-    """Each target's negative log likelihood in nats, shape (M,), float32: for perplexity per row."""
+    """Each target's negative log likelihood in nats, shape (M,), float32: for perplexity per row.
+
+    Raises:
+        ValueError: There is not one hidden state for each target.
+    """
+    require_one_state_each(hidden_MC, target_M)
     losses: list[Tensor] = []
     for chunk in _chunks(len(target_M), CHUNK_TARGETS):
         logits_KV = (hidden_MC[chunk] @ weight_VC.T).float()

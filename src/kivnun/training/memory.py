@@ -7,8 +7,8 @@ free. It is kept with every checkpoint, so that a resumed run adds its gradients
 import gc
 import resource
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,14 +21,18 @@ from torch.utils.checkpoint import checkpoint
 from kivnun.data.packing import pack
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
+from kivnun.recipe.training import TrainingSection
 from kivnun.training.device import decoder_layers
 from kivnun.training.objectives.base import Objective
+from kivnun.training.optimizer import MasterWeights
+from kivnun.training.shards import values_of
 
 # Of what is free, this much may be filled: the allocator and other programs need the rest.
 USABLE_SHARE = 0.8
 # A step whose activations are surely below this share of what is free needs no measurement.
 SURE_SHARE = 0.25
 PROBE_TOKENS = 512
+FLOAT32_BYTES = 4
 CLEAR_PEAK = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
@@ -75,6 +79,12 @@ def plan_memory(
     per_token = _measure_bytes_per_token(model, objective, table, device)
     room = int(USABLE_SHARE * free / max(per_token, 1.0))
     return MemoryPlan(room if room < largest_step_tokens else None, free, per_token)
+
+
+def coming_bytes(weights: MasterWeights, settings: TrainingSection) -> int:
+    """What gradients and the optimizer's averages will take, before the first step has made them."""
+    averages = {"adamw": 8, "adamw_8bit": 2, "muon": 4}[settings.optimizer]
+    return (FLOAT32_BYTES + averages) * sum(values_of(master).numel() for master in weights.masters.values())
 
 
 def free_memory_bytes(device: torch.device) -> int:
@@ -175,7 +185,28 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # The CPU's allocator has no exception type of its own.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "std::bad_alloc")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@contextmanager
+def memory_errors_said() -> Iterator[None]:
+    """Turn an out-of-memory error of torch, wherever in a training it comes, into one that says what to do.
+
+    Raises:
+        UserError: `memory-full`.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "memory-full",
+            f"memory ran out outside of a step's forward and backward pass: {str(error).splitlines()[0][:120]}",
+            hint="the optimizer's state may be too large: choose method: {kind: lora} or {kind: qlora}, or "
+            "training.optimizer: adamw_8bit; or lower training.micro_batch_tokens, which validation obeys too",
+        ) from error
 
 
 def out_of_memory(tokens: int, *, step: int, num_rows: int, is_auto: bool) -> UserError:

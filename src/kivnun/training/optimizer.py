@@ -5,7 +5,7 @@ on float32 masters, gradients are summed in float32 over micro-batches, and the 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,16 @@ class MasterWeights:
             master.grad = self.parameters[name].grad = None
 
     def scale_and_clip(self, scale: float, max_norm: float) -> float:
-        """Multiply the gradients by `scale`, clip their global norm, and return the norm before clipping."""
+        """Multiply the gradients by `scale`, clip their global norm, and return the norm before clipping.
+
+        Args:
+            scale: What they are multiplied by.
+            max_norm: Norm that they keep at most; 0 for any.
+        """
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
         norm = whole_norm(torch.nn.utils.get_total_norm(gradients))
-        if norm > max_norm:
+        if 0 < max_norm < norm:
             torch._foreach_mul_(gradients, max_norm / norm)  # pyright: ignore[reportPrivateImportUsage]
         return norm
 
@@ -125,33 +130,37 @@ def _read_like(master: Tensor, stored: Tensor | StoredTensor) -> Tensor:
 
 
 def make_master_weights(
-    model: nn.Module, settings: TrainingSection, learning_rate_scales: Mapping[str, float] = _NO_SCALES
+    model: nn.Module,
+    settings: TrainingSection,
+    learning_rate_scales: Mapping[str, float] = _NO_SCALES,
+    vectors: Collection[str] = (),
 ) -> MasterWeights:
     """Masters and optimizers for a model's trainable parameters.
 
-    Weight decay applies to matrices only: norms, biases and other vectors are left out, as is usual, and so are IA3's
-    scales, which are vectors written as one row or column.
+    Weight decay and Muon are for matrices only: norms, biases and other vectors are left out, as is usual.
 
     Args:
         model: The model; what is trained requires a gradient.
         settings: The recipe's `training` section.
         learning_rate_scales: How many times faster than the others a parameter learns, by its name; 1 if not given.
+        vectors: Names of parameters that are vectors though they are written as matrices.
 
     Raises:
-        KeyError: Where a scale is given for what is not trained.
+        KeyError: Where a scale is given for what is not trained, or a vector is named that is not.
     """
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    strangers = sorted(set(learning_rate_scales) - set(parameters))
+    strangers = sorted({*learning_rate_scales, *vectors} - set(parameters))
     if strangers:
-        raise KeyError(f"a learning rate is given for what is not trained: {', '.join(strangers)}")
+        raise KeyError(f"a learning rate or shape is given for what is not trained: {', '.join(strangers)}")
     masters = {
         name: value if value.dtype == torch.float32 else nn.Parameter(value.detach().float().clone())
         for name, value in parameters.items()
     }
     groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for name, master in masters.items():
-        decay = settings.weight_decay if _is_matrix(master) else 0.0
-        key = (_algorithm(name, master, settings.optimizer), decay, learning_rate_scales.get(name, 1.0))
+        is_matrix = master.ndim >= 2 and name not in vectors
+        algorithm = _algorithm(name, master, settings.optimizer, is_matrix=is_matrix)
+        key = (algorithm, settings.weight_decay if is_matrix else 0.0, learning_rate_scales.get(name, 1.0))
         groups.setdefault(key, []).append(master)
     optimizers = [
         _make_optimizer(
@@ -168,13 +177,9 @@ def make_master_weights(
     return MasterWeights(parameters, masters, optimizers)
 
 
-def _is_matrix(master: Tensor) -> bool:
-    return sum(size > 1 for size in master.shape) >= 2
-
-
-def _algorithm(name: str, master: Tensor, optimizer: str) -> str:
+def _algorithm(name: str, master: Tensor, optimizer: str, *, is_matrix: bool) -> str:
     """What updates a parameter: the recipe's optimizer, or AdamW where that one is not for it."""
-    if optimizer == "muon" and master.ndim == 2 and _is_matrix(master) and _HIDDEN_MATRIX.search(f".{name}"):
+    if optimizer == "muon" and master.ndim == 2 and is_matrix and _HIDDEN_MATRIX.search(f".{name}"):
         return "muon"
     if optimizer == "adamw_8bit" and master.numel() > MIN_VALUES:
         return "adamw_8bit"

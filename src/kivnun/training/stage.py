@@ -9,7 +9,7 @@ from torch import nn
 
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
-from kivnun.recipe.training import TrainingSection
+from kivnun.recipe.training import ROUNDING_SETTINGS, TrainingSection
 from kivnun.training.bad_batch import DescribeRow, NotFiniteError, write_bad_batch
 from kivnun.training.checkpoint import (
     FOLDER,
@@ -19,10 +19,11 @@ from kivnun.training.checkpoint import (
     name_of,
     prune_checkpoints,
     save_checkpoint,
+    set_aside,
 )
 from kivnun.training.interrupt import deferred_interrupt
 from kivnun.training.loop import Plan, StepReport, fit, make_plan
-from kivnun.training.memory import free_memory_bytes, plan_memory
+from kivnun.training.memory import coming_bytes, free_memory_bytes, memory_errors_said, plan_memory
 from kivnun.training.objectives.base import Objective
 from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
@@ -32,6 +33,8 @@ from kivnun.training.usage import UsageMeter
 from kivnun.training.validation import Validation, judge, mean_loss, patience_is_over
 
 SAVE_EVERY_SECONDS = 300.0
+# Tokens at once of what an objective keeps of the base model: without gradients, so that this fits where training does.
+START_TOKENS = 2048
 
 Log = Callable[[str, Mapping[str, object]], None]
 """Where events go: `log(event, fields)`."""
@@ -81,18 +84,20 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
     of the step with the best validation are restored at the end, else the last ones stay.
 
     Raises:
-        UserError: `loss-not-finite`, `disk-full` or `artifact-damaged`.
+        UserError: `loss-not-finite`, `memory-full`, `disk-full` or `artifact-damaged`.
         KeyboardInterrupt: After Ctrl-C or SIGTERM to any process, when the step is finished and saved.
     """
-    job = start(replace(job, objective=job.parallel.wrap(job.objective)))
-    progress = _resume(job, checkpoints, log)
-    if job.settings.micro_batch_tokens != "auto":
-        job = replace(job, micro_batch_tokens=job.settings.micro_batch_tokens)
-    elif progress.step == 0:
-        job = _fit_memory(job, log)
-    log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
+    wanted = job.settings.micro_batch_tokens
+    job = replace(job, objective=job.parallel.wrap(job.objective))
+    job = job if wanted == "auto" else replace(job, micro_batch_tokens=wanted)
     try:
-        progress = _take_steps(job, progress, checkpoints, log)
+        with memory_errors_said():
+            job = start(job)
+            progress = _resume(job, checkpoints, log)
+            if wanted == "auto":
+                job = _fit_memory(job, log) if progress.step == 0 else _as_before(job, progress)
+            log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
+            progress = _take_steps(job, progress, checkpoints, log)
     except NotFiniteError as error:
         parts = {"model": job.model, "objective": job.objective, "table": job.rows, "describe_row": job.describe_row}
         raise write_bad_batch(checkpoints.run_dir, error, **parts) from error
@@ -140,10 +145,16 @@ def _take_steps(job: Job, progress: Progress, checkpoints: Checkpoints, log: Log
 
 def start(job: Job) -> Job:
     """The job with what its objective keeps of the base model; the weights must not have been trained yet."""
-    tokens = job.micro_batch_tokens or job.settings.batch_tokens
+    # Not by what is free: a resumed run must cut these batches alike, for the same bits.
+    tokens = job.micro_batch_tokens or min(job.settings.batch_tokens, START_TOKENS)
     rows = job.objective.start(job.model, job.rows, batch_tokens=tokens)
     table = job.objective.start(job.model, job.validation.table, batch_tokens=tokens)
     return replace(job, rows=rows, validation=replace(job.validation, table=table))
+
+
+def _as_before(job: Job, progress: Progress) -> Job:
+    """The job with micro-batches as the run had them before it was stopped."""
+    return replace(job, micro_batch_tokens=progress.micro_batch_tokens)
 
 
 def _fit_memory(job: Job, log: Log) -> Job:
@@ -156,7 +167,7 @@ def _fit_memory(job: Job, log: Log) -> Job:
         job.rows,
         largest_step_tokens=-(-plan.largest_step_tokens // job.parallel.world_size),
         # The least of all, so that every process comes to the same decisions.
-        free_bytes=min(job.parallel.gather(free_memory_bytes(device))),
+        free_bytes=min(job.parallel.gather(free_memory_bytes(device) - coming_bytes(job.weights, job.settings))),
     )
     if memory.bytes_per_token is not None:
         log("memory_measured", asdict(memory))
@@ -173,14 +184,15 @@ def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:
         plan=plan,
         objective=job.objective,
         start_step=progress.step,
-        micro_batch_tokens=progress.micro_batch_tokens if progress.step else job.micro_batch_tokens,
+        micro_batch_tokens=job.micro_batch_tokens,
         parallel=job.parallel,
     )
 
 
 def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
     validation = job.validation
-    batch_tokens = job.micro_batch_tokens or job.settings.batch_tokens
+    # What a step found out about the memory holds here too.
+    batch_tokens = progress.micro_batch_tokens or job.micro_batch_tokens or job.settings.batch_tokens
     metrics = mean_loss(job.model, validation.table, batch_tokens=batch_tokens, objective=job.objective)
     metrics |= job.parallel.run(validation.measure) if validation.measure is not None else {}
     # Every process measures alike; the first one's numbers hold, should a GPU round differently.
@@ -197,8 +209,14 @@ def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
 
 
 def _resume(job: Job, checkpoints: Checkpoints, log: Log) -> Progress:
+    moved: list[int] = []
+    if job.parallel.leads:
+        moved = set_aside(checkpoints.run_dir, checkpoints.key)
+    if moved:
+        log("other_checkpoints", {"steps": moved})
     names = [str(folder) for folder in find_checkpoints(checkpoints.run_dir, checkpoints.key)]
     found = [Path(name) for name in job.parallel.gather(names)[0]]
+    computed_with = {name: getattr(job.settings, name) for name in sorted(ROUNDING_SETTINGS)}
     while found:
         try:
             progress = load_checkpoint(found[-1], job.weights, parallel=job.parallel)
@@ -208,8 +226,11 @@ def _resume(job: Job, checkpoints: Checkpoints, log: Log) -> Progress:
             log("checkpoint_damaged", {"folder": found.pop().name, "problem": error.problem})
             continue
         log("resumed", {"step": progress.step, "key": checkpoints.key})
-        return progress
-    return Progress()
+        changed = [name for name, value in computed_with.items() if progress.computed_with.get(name, value) != value]
+        if changed:
+            log("computed_otherwise", {"settings": changed})
+        return replace(progress, computed_with=computed_with)
+    return Progress(computed_with=computed_with)
 
 
 def _advance(progress: Progress, report: StepReport) -> Progress:

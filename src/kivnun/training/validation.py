@@ -62,8 +62,14 @@ def judge(progress: Progress, metrics: Mapping[str, float], settings: TrainingSe
     """Where a run stands after a validation, and whether this was its best step.
 
     Raises:
-        UserError: `loss-not-finite`.
+        UserError: `loss-not-finite`; `recipe-invalid` for a metric that the objective does not measure.
     """
+    if settings.best_metric not in metrics:
+        raise UserError(
+            "recipe-invalid",
+            f"training.best_metric: {settings.best_metric} is not among what was measured: {', '.join(metrics)}",
+            hint="name one of these",
+        )
     value = metrics[settings.best_metric]
     if not math.isfinite(value):
         raise UserError(
@@ -76,9 +82,15 @@ def judge(progress: Progress, metrics: Mapping[str, float], settings: TrainingSe
     gain = value - progress.best_value if higher_is_better(settings.best_metric) else progress.best_value - value
     stale = 0 if gain > settings.early_stopping_min_delta else progress.stale_validations + 1
     progress = replace(progress, stale_validations=stale)
-    if gain > 0:
+    # Metrics of few rows are often equal: then the lower loss is the better step.
+    is_best = gain > 0 or (gain == 0 and metrics.get("loss", math.inf) < _loss_of_best(progress))
+    if is_best:
         progress = replace(progress, best_step=progress.step, best_value=value)
-    return progress, gain > 0
+    return progress, is_best
+
+
+def _loss_of_best(progress: Progress) -> float:
+    return next((loss for step, _, loss in progress.history if step == progress.best_step), -math.inf)
 
 
 def patience_is_over(progress: Progress, settings: TrainingSection) -> bool:

@@ -23,11 +23,13 @@ class BatchLoss:
         value: The sum that is reported, where it is not `total` itself.
         metrics: Further sums to report, such as the number of pairs put in the right order; each is divided by the
             step's count.
+        num_targets: Tokens that are learnt, where these are not all targets of the batch.
     """
 
     total: Tensor
     value: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    num_targets: int | None = None
 
     @property
     def reported(self) -> float:

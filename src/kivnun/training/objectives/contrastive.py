@@ -136,7 +136,10 @@ class Contrastive:
         return BatchLoss(margin_losses(embeddings_DC[_in_order(batch)], unlike_R, self.settings.margin).sum())
 
     def measure(self, model: nn.Module, table: TokenTable, *, batch_tokens: int) -> dict[str, float]:
-        """The mean loss over a table, where each row meets the texts of all rows, recall at 1, and 1 / rank."""
+        """The mean loss over a table, where each row meets the texts of all rows, recall at 1, and 1 / rank.
+
+        The latter two are left out where no pair is alike, for then nothing is asked.
+        """
         embeddings_DC = embed_table(model, table, pooling=self.settings.pooling, batch_tokens=batch_tokens)
         unlike_R = _unlike(None if table.labels is None else torch.from_numpy(table.labels), len(table))
         candidates = table_candidates(table)
@@ -144,12 +147,11 @@ class Contrastive:
             losses_R = margin_losses(embeddings_DC, unlike_R.to(embeddings_DC.device), self.settings.margin)
         else:
             losses_R = in_batch_losses(embeddings_DC, candidates, self.settings.temperature)
+        loss = float(losses_R.double().mean())
+        if not len(candidates.anchors):
+            return {"loss": loss}
         ranking = rank_candidates(embeddings_DC, candidates, self.similarity)
-        return {
-            "loss": float(losses_R.double().mean()),
-            "recall_at_1": ranking.recall_at_1,
-            "mrr": ranking.mean_reciprocal_rank,
-        }
+        return {"loss": loss, "recall_at_1": ranking.recall_at_1, "mrr": ranking.mean_reciprocal_rank}
 
 
 def table_candidates(table: TokenTable) -> Candidates:

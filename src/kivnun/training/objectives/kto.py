@@ -43,9 +43,11 @@ class Kto(RowwiseObjective):
         desirable_weight: Weight of the good answers, lambda_D.
         undesirable_weight: Weight of the bad answers, lambda_U.
         asks_other_processes: That `prepare_step` adds up over all processes.
+        read_only: The documents of a row that are not learnt from.
     """
 
     asks_other_processes: ClassVar[bool] = True
+    read_only: ClassVar[tuple[int, ...]] = (MISMATCHED,)
 
     beta: float
     desirable_weight: float = 1.0
@@ -79,12 +81,14 @@ class Kto(RowwiseObjective):
         """Sum over the rows of lambda_y - v (equations 7 and 8), without the constant: lambda (1 - sigmoid(...))."""
         if not isinstance(prepared, StepFacts):
             raise TypeError(f"not what prepare_step gave: {prepared!r}")
-        reward_R = self.beta * score_answers(model, select_documents(batch, OWN)).log_ratio[:, 0]
+        own = select_documents(batch, OWN)
+        reward_R = self.beta * score_answers(model, own).log_ratio[:, 0]
         is_good_R = _is_good(batch).to(reward_R.device)
         sign_R = torch.where(is_good_R, 1.0, -1.0)
         weight_R = torch.where(is_good_R, self.desirable_weight, self.undesirable_weight)
         total = (weight_R * torch.sigmoid(sign_R * (self.beta * prepared.kl - reward_R))).sum()
-        return BatchLoss(total, metrics=_metrics(reward_R.detach(), is_good_R, prepared))
+        metrics = _metrics(reward_R.detach(), is_good_R, prepared)
+        return BatchLoss(total, metrics=metrics, num_targets=len(own.target_ids))
 
     @torch.no_grad()
     def measure(self, model: nn.Module, table: TokenTable, *, batch_tokens: int) -> dict[str, float]:

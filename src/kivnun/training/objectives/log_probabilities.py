@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from kivnun.data.packing import PackedBatch
 from kivnun.training.hidden_states import target_hidden_states
-from kivnun.training.loss import CHUNK_TARGETS
+from kivnun.training.loss import CHUNK_TARGETS, require_one_state_each
 
 
 class _TargetLosses(torch.autograd.Function):
@@ -89,7 +89,11 @@ def target_losses(hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor) -> Ten
         hidden_MC: Hidden states at the positions before the targets.
         weight_VC: The language-model head (no bias).
         target_M: Target ids.
+
+    Raises:
+        ValueError: There is not one hidden state for each target.
     """
+    require_one_state_each(hidden_MC, target_M)
     return cast("Tensor", _TargetLosses.apply(hidden_MC, weight_VC, target_M))
 
 
