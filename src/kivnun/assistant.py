@@ -24,11 +24,13 @@ from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import hash_folder, resolve_model
 from kivnun.models.types import Model
 from kivnun.optimization.stage import onnx_folder
-from kivnun.runs import content_hash, read_lock, read_manifest
+from kivnun.runs import content_hash, read_lock, read_manifest, verify_artifact
 from kivnun.training.classify import class_log_probabilities
 from kivnun.training.embed import embed_table
 
 HEAD_BATCH_TOKENS = 8192
+# Up to this size a folder is hashed before it answers, which takes a second; a larger one is taken as it is.
+CHECKED_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -248,9 +250,11 @@ def require_current(run_dir: Path, stage: str) -> None:
     """Refuse a stage that is missing or was made from an earlier model or data set.
 
     Raises:
-        UserError: `run-missing`.
+        UserError: `run-missing`; `artifact-damaged` where a file is not as it was written.
     """
-    read_manifest(run_dir / stage)
+    manifest = read_manifest(run_dir / stage)
+    if sum(record.size_bytes for record in manifest.files.values()) <= CHECKED_BYTES:
+        verify_artifact(run_dir / stage)
     if not is_current(run_dir, stage):
         raise UserError(
             "run-missing",

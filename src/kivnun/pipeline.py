@@ -113,6 +113,8 @@ def run_stages(context: Context) -> RunResults:
     recipe, run = context.recipe, context.run
     context.joined.parallel.require(recipe.method.kind, recipe.training)
     make_objective(recipe.training.objective)  # a loss of the user's own may be missing or wrong
+    if context.joined.parallel.world_size == 1 and recipe.training.parallel != "ddp":
+        context.log("alone", {"parallel": recipe.training.parallel})
     base = make_base(context)
     write_run_lock(run, context.inputs, base, device=str(pick_device()))
     if recipe.optimization is not None:
@@ -206,6 +208,9 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         "dataset": content_hash(dataset.folder),
         "base_model": base.content_hash,
     }
+    if settings.validation_metrics:
+        # How long the answers may be decides what they are, and so which step is the best.
+        inputs["max_new_tokens"] = recipe.evaluation.max_new_tokens if recipe.evaluation else None
 
     def make(folder: Path) -> None:
         trainee = assemble(recipe, base, dataset, context.joined.parallel, dtype=dtype)

@@ -9,6 +9,7 @@ from kivnun.data.preflight import check_before_training, require_no_errors
 from kivnun.data.prepare import PreparedData, tokenize_splits
 from kivnun.data.reading import ReadData, read_data
 from kivnun.inputs import fit_context, located_recipe
+from kivnun.methods import require_mergeable
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import resolve_model
 from kivnun.optimization.onnx import require_exportable_model
@@ -36,6 +37,7 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
     base = resolve_model(recipe.base_model)
     if recipe.optimization is not None:
         chosen = recipe.optimization
+        require_mergeable(recipe.method)
         require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
     require_trainable(recipe, base)
     read = read_data(recipe.data, recipe.training.objective.kind)

@@ -137,6 +137,43 @@ def test_plain_rows_are_refused_by_their_line(here: Path, encoder: Encoder, obje
     assert "training.objective: supervised" in error.hint
 
 
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+@pytest.mark.parametrize("objective", [DPO, ORPO, KTO], ids=["dpo", "orpo", "kto"])
+def test_an_answer_that_counts_less_is_refused_where_two_are_compared(
+    here: Path, encoder: Encoder, objective: Objective, side: str
+) -> None:
+    def rows(weight: float) -> list[dict[str, object]]:
+        turn = {"role": "assistant", "content": "Grey.", "weight": weight}
+        return [
+            pair("fog"),
+            {"prompt": [user("Say sun")], "chosen": [assistant("Hot")], "rejected": [assistant("No")]} | {side: [turn]},
+        ]
+
+    write(rows(0.5))
+    error = refusal(lambda: prepare(section(split=ALL_TRAIN), objective, encoder))
+    assert (error.code, error.details) == ("preference-invalid", ("train.jsonl:2: assistant has weight 0.5",))
+    write(rows(1))
+    prepare(section(split=ALL_TRAIN), objective, encoder)
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_a_split_of_one_row_is_refused_where_kto_needs_another_rows_answer(
+    here: Path, encoder: Encoder, name: str
+) -> None:
+    rows = {"train": [judged("fog", label=True), judged("sun", label=False)]}
+    rows["validation"] = rows["test"] = [judged("sea", label=True), judged("sky", label=False)]
+
+    def prepare_rows() -> PreparedData:
+        files = {split: write(part, f"{split}.jsonl") for split, part in rows.items()}
+        return prepare(section(**files), KTO, encoder)
+
+    assert len(prepare_rows().splits["test"]) == 1  # the bad one is left out, and nothing is mismatched there
+    rows[name] = rows[name][:1]
+    error = refusal(prepare_rows)
+    assert error.code == "preference-invalid"
+    assert f"the {name} split has one row" in error.problem
+
+
 def test_a_template_has_no_place_for_two_answers(here: Path, encoder: Encoder) -> None:
     write([pair("fog")])
     error = refusal(lambda: prepare(section(text_template="{prompt}\n{chosen}", split=ALL_TRAIN), DPO, encoder))

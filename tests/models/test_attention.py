@@ -1,6 +1,7 @@
 """Packed attention against each document alone through transformers' own attention."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -258,6 +259,20 @@ def test_the_products_are_causal_attention_forward_and_backward(length: int, dty
     for one, other in zip(ours, exact, strict=True):
         if length > 1 or one is ours[2]:  # a single key has probability 1: no gradient reaches its score
             assert relative_error(one.grad, other.grad) < tolerance
+
+
+def bytes_of_tensors() -> int:
+    gc.collect()
+    return sum(found.nbytes for found in gc.get_objects() if type(found) is torch.Tensor)
+
+
+def test_no_more_than_one_triangle_is_kept_however_many_lengths_come():
+    inputs = qkv(5, torch.bfloat16, heads=4, key_heads=2)
+    products(*inputs, 0.3)
+    before = bytes_of_tensors()
+    for length in (20, 60, 150, 200, 300, 400):
+        products(*qkv(length, torch.bfloat16, heads=4, key_heads=2), 0.3)
+    assert bytes_of_tensors() - before <= QUERY_BLOCK_TOKENS**2 * 2 * 2
 
 
 def test_bf16_training_on_a_cpu_has_the_gradients_of_fp32():

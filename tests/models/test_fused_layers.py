@@ -33,6 +33,7 @@ from kivnun.models.kernels import EAGER
 from kivnun.models.projections import Projection
 from kivnun.models.types import Model
 from kivnun.recipe.methods import FullMethod, LoraMethod, QloraMethod
+from kivnun.training.memory import recompute_layers
 
 SHAPE = {
     "vocab_size": 97,
@@ -212,8 +213,7 @@ def test_a_model_that_fails_while_it_is_probed_is_left_as_it_is():
 
 def test_the_probe_leaves_no_trace():
     model = make_model(FUSED["llama"], LoraMethod(rank=3), dtype=torch.bfloat16)
-    for layer in model.model.layers:
-        layer.is_recomputed = True
+    recompute_layers(model)
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     assert fuse_model(model) is not None
     assert torch.equal(torch.get_rng_state(), random)

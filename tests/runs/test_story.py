@@ -25,7 +25,7 @@ def step(number: int, **more: object) -> dict[str, object]:
 
 
 def validation(number: int, loss: float, **more: object) -> dict[str, object]:
-    return {"event": "validation", "step": number, "loss": loss, "best": False, **more}
+    return {"event": "validation", "step": number, "loss": loss, "best": True, **more}
 
 
 def write_events(folder: Path, *events: Mapping[str, object]) -> None:

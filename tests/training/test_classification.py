@@ -22,6 +22,7 @@ from kivnun.methods import BaseModelName, load_tuned, make_method
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.heads import Head, load_headed, read_head
 from kivnun.models.load import load_model, load_tokenizer
+from kivnun.models.resolve import resolve_model
 from kivnun.models.sentence_folder import write_head
 from kivnun.models.types import Model
 from kivnun.recipe.methods import (
@@ -36,8 +37,9 @@ from kivnun.recipe.methods import (
     QloraMethod,
 )
 from kivnun.recipe.objectives import ClassificationObjective
-from kivnun.recipe.schema import DataSection
+from kivnun.recipe.schema import DataSection, Recipe
 from kivnun.recipe.training import TrainingSection
+from kivnun.trainee import require_trainable
 from kivnun.training.classify import class_log_probabilities
 from kivnun.training.loop import StepReport, fit, make_plan
 from kivnun.training.objectives.classification import Classification, macro_f1
@@ -284,3 +286,16 @@ def export(method, model: Model, base: Path, folder: Path) -> None:
     tokenizer = load_tokenizer(base)
     tokenizer.save_pretrained(folder)
     write_head(folder, HEAD, tokenizer, hidden_size=32)
+
+
+@pytest.mark.parametrize(
+    "method", [LoraMethod(rank=2, modules_to_save=("score",)), PartialMethod(modules=("score", "norm"))], ids=str
+)
+def test_the_head_can_be_named_by_a_recipe(tiny_model_folder: Path, method: Method):
+    data = DataSection(train="x", text_template="{a}{b}")
+    training = TrainingSection(objective=ClassificationObjective())
+    recipe = Recipe(base_model=str(tiny_model_folder), data=data, method=method, training=training)
+    require_trainable(recipe, resolve_model(str(tiny_model_folder)))
+    other = recipe.model_copy(update={"training": TrainingSection()})
+    with pytest.raises(UserError, match="score"):
+        require_trainable(other, resolve_model(str(tiny_model_folder)))

@@ -32,6 +32,7 @@ from kivnun.training.embed import embed_batch, embed_table, find_candidates, ran
 from kivnun.training.loop import StepReport, fit, make_plan, seed_step
 from kivnun.training.objectives.contrastive import Contrastive, margin_losses
 from kivnun.training.optimizer import make_master_weights
+from kivnun.training.plan_checks import check_plan
 from kivnun.training.validation import mean_loss
 
 HEAD = Head("embedding", pad_token_id=0)
@@ -257,6 +258,34 @@ def test_training_brings_pairs_together(embedder: Model, objective: ContrastiveO
     assert after["loss"] < 0.5 * before["loss"]
     assert after["recall_at_1"] > max(0.8, before["recall_at_1"])
     assert after["mrr"] >= after["recall_at_1"]
+
+
+def test_ranks_are_left_out_where_no_pair_is_alike(embedder: Model):
+    unlike, mixed = make_pairs(3, labels=[1, 1, 1]), make_pairs(3, labels=[1, 0, 1])
+    measured = [mean_loss(embedder, table, batch_tokens=99, objective=Contrastive(MARGIN)) for table in (unlike, mixed)]
+    assert [set(metrics) for metrics in measured] == [{"loss"}, {"loss", "recall_at_1", "mrr"}]
+    settings = TrainingSection(objective=MARGIN, best_metric="recall_at_1")
+    plan = make_plan(mixed.lengths(), settings)
+    assert check_plan(plan, unlike, mixed, settings) == []
+    assert check_plan(plan, unlike, unlike, settings.model_copy(update={"best_metric": "loss"})) == []
+    with pytest.raises(UserError, match="recall_at_1 is asked of pairs that are alike"):
+        check_plan(plan, mixed, unlike, settings)
+
+
+@pytest.mark.parametrize(("batch_tokens", "num_alone"), [(1, 4), (24, 1), (1000, 0)])
+def test_steps_of_one_row_are_counted_and_a_training_of_nothing_else_is_refused(batch_tokens: int, num_alone: int):
+    documents = [TokenizedRow([place] * size, [False] * size) for place, size in enumerate([4, 4, 4, 4, 4, 4, 20, 4])]
+    table, with_negatives = make_table(documents, documents_per_row=2), make_pairs(4, texts=3)
+    settings = TrainingSection(objective=IN_BATCH, epochs=1, batch_tokens=batch_tokens)
+    plan = make_plan(table.lengths(), settings)
+    if num_alone == plan.num_steps:
+        with pytest.raises(UserError, match="every step has one row alone"):
+            check_plan(plan, table, table, settings)
+    else:
+        notes = check_plan(plan, table, table, settings)
+        said = f"{num_alone} of {plan.num_steps} steps have one row alone"
+        assert [note.partition(" and")[0] for note in notes] == ([said] if num_alone else [])
+    assert check_plan(plan, with_negatives, table, settings) == []
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -276,6 +276,15 @@ def test_ktos_metrics_are_means_over_the_rows_that_they_speak_of(models):
     assert found["kl"] == pytest.approx(max(0.0, float(ratio[:, 1].mean())), rel=1e-4)
 
 
+def test_the_targets_of_mismatched_answers_are_not_counted(models):
+    tuned, base = models
+    table = with_reference(base, table_of(Kto(BETA), 5), batch_tokens=99)
+    batch = pack(table, range(5))
+    [prepared] = Kto(BETA).prepare_step(tuned, [batch])
+    learnt = sum(int(table.trained(document).sum()) for document in range(0, 10, 2))
+    assert Kto(BETA).loss(tuned, batch, prepared).num_targets == learnt < len(batch.target_ids)
+
+
 @pytest.mark.parametrize("batch_tokens", [30, 1000])
 def test_ktos_validation_does_not_depend_on_how_it_is_cut(models, batch_tokens: int):
     base, tuned = models

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from kivnun.data.tokens import TokenizedRow, make_table
 from kivnun.methods import make_method
 from kivnun.models.load import load_model
 from kivnun.models.types import Model
 from kivnun.recipe.methods import LoraMethod, QloraMethod
 from kivnun.training import peak, usage
 from kivnun.training.device import decoder_layers
-from kivnun.training.flops import flops_per_token
+from kivnun.training.flops import flops_of_table, flops_per_token
 from kivnun.training.loop import StepReport
+from kivnun.training.objectives.kto import Kto
 from kivnun.training.usage import UsageMeter
 
 CPU = torch.device("cpu")
@@ -69,6 +71,17 @@ def test_weights_in_4_bits_cost_what_whole_ones_cost(tiny_model_folder: Path) ->
         make_method(section).prepare(model, generator=torch.Generator().manual_seed(0))
         counts.append(flops_per_token(model, lengths=[5, 11], num_targets=8))
     assert counts[0] == counts[1]
+
+
+def test_documents_that_are_only_read_cost_their_forward_pass(tiny_model: Model) -> None:
+    tiny_model.requires_grad_(requires_grad=True)
+    documents = [TokenizedRow([5] * size, [False] + [True] * (size - 1)) for size in (5, 11)]
+    own, other = (flops_per_token(tiny_model, lengths=[size], num_targets=size - 1) * size for size in (5, 11))
+    table = make_table(documents, documents_per_row=2)
+    assert flops_of_table(tiny_model, table) == pytest.approx((own + other) / 16)
+    # A forward pass is a third of what training a whole model costs.
+    assert flops_of_table(tiny_model, table, read_only=(1,)) == pytest.approx((own + other / 3) / 16)
+    assert Kto(0.1).read_only == (1,)
 
 
 def test_the_count_is_what_torch_counts_where_nothing_is_masked(tiny_model: Model) -> None:

@@ -107,6 +107,7 @@ WORDS = {
     "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
     "early_stop": "  stopped early after step {step}: best was step {best_step}",
     "micro_batch": "  memory ran out: from step {step} on {micro_batch_tokens} tokens are computed at once",
+    "alone": "  training.parallel: {parallel} has no effect on one process; `torchrun -m kivnun run` starts several",
     "other_checkpoints": "  checkpoints of another recipe (steps {steps}) do not fit this one; they are kept in "
     "checkpoints/earlier: the old recipe would go on from them",
     "computed_otherwise": "  {settings} changed: the run goes on, but not bit for bit as it would have",

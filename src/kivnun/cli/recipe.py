@@ -22,7 +22,7 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite the file if it e
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write; - prints it.")] = Path("recipe.yaml"),
-    method: Annotated[str, typer.Option(help="The method: lora or full.")] = "lora",
+    method: Annotated[str, typer.Option(help="The method, such as lora, qlora or full.")] = "lora",
     force: Force = False,
 ) -> None:
     """Write a recipe to start from, with the meaning of every field."""

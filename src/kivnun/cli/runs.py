@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(invoke_without_command=True, help="List, compare and plot runs.")
 
+RUNS = Path("runs")
 DEFAULT_PLOT = Path("curves.html")
 OVERWRITE_HINT = "name another file with --out, or add --force to overwrite it"
 
@@ -23,11 +24,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 @app.callback()
 def runs(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option("--folder", help="Where the runs are.")] = Path("runs"),
+    folder: Annotated[Path, typer.Option("--folder", help="Where the runs are.")] = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """List the runs, the latest first; those that cannot be read are listed as such."""
     if context.invoked_subcommand is not None:
+        if folder != RUNS or as_json:
+            verb = context.invoked_subcommand
+            raise typer.BadParameter(f"--folder and --json before {verb} belong to the list; name runs by their paths")
         return
     from kivnun.runs.overview import list_runs
 

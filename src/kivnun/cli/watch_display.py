@@ -126,7 +126,7 @@ def say_validations(story: RunStory) -> str:
     step = max(story.validations)
     measured = {name: number(value) for name, value in story.validations[step].items() if name not in {"step", "best"}}
     parts = [f"{make_visible(name)} {value:.4f}" for name, value in measured.items() if value is not None]
-    best = f"; lowest loss {story.best[1]:.4f} at step {story.best[0]:,}" if story.best else ""
+    best = f"; best step {story.best[0]:,} with loss {story.best[1]:.4f}" if story.best else ""
     return f"{', '.join(parts)} at step {step:,}{best}"
 
 

@@ -31,11 +31,14 @@ def arrange_rows(
         kind: The objective's kind.
 
     Raises:
-        UserError: `preference-invalid` for rows that are not judged, where the objective learns from judgements.
+        UserError: `preference-invalid` for rows that are not judged, or that weigh a message, where the objective
+            learns from judgements.
     """
     if kind not in PREFERENCE_KINDS:
         return dict(conversations), {}
-    _require_judged([row for part in conversations.values() for row in part], kind)
+    rows = [row for part in conversations.values() for row in part]
+    _require_judged(rows, kind)
+    _require_whole_weights(rows, kind)
     if kind != "kto":
         return dict(conversations), {}
     arranged = {
@@ -101,4 +104,21 @@ def _require_judged(rows: Sequence[Conversation], kind: str) -> None:
             f"{len(plain)} of {len(rows)} row(s) have {wanted}, which the objective {kind} learns from",
             details=first_problems(plain),
             hint=KTO_HINT if takes_labels else PAIR_HINT,
+        )
+
+
+def _require_whole_weights(rows: Sequence[Conversation], kind: str) -> None:
+    """Refuse weights between 0 and 1: of one answer they would tip the balance that is learnt from."""
+    weighted = [
+        f"{row.where}: {message.role} has weight {message.weight:g}"
+        for row in rows
+        for message in (*row.messages, *((row.rejected,) if row.rejected is not None else ()))
+        if message.weight != 1
+    ]
+    if weighted:
+        raise UserError(
+            "preference-invalid",
+            f"{len(weighted)} message(s) have a weight between 0 and 1, but {kind} compares whole answers",
+            details=first_problems(weighted),
+            hint="leave `weight` out of these messages",
         )

@@ -44,7 +44,7 @@ LAYER_PROBE_LENGTHS = (7, 64)
 # Error that float32 explains, of what a layer adds, and of the residual stream to which it is added.
 LAYER_TOLERANCE, FLOAT32_ROUNDING = 1e-4, 1e-6
 # Up to this many parameters of all layers together each layer is probed.
-PROBE_ALL_PARAMETERS = 200_000_000
+PROBE_ALL_PARAMETERS = 20_000_000
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
@@ -236,8 +236,8 @@ def _run_whole(layer: nn.Module, x_NC: Tensor, row: Row) -> Tensor:
     )[0]
 
 
-def read_decoder(model: nn.Module, read: ReadProjection = read_linear) -> FusedDecoder | None:
-    """A model's decoder, or None where no layer is of the Llama kind or the whole is put together in another way.
+def read_decoder(model: nn.Module, read: ReadProjection = read_linear) -> tuple[FusedDecoder, Tensor] | None:
+    """A model's decoder with what the model's own code makes of the probe's batch, or None where no layer is of the Llama kind or the whole is put together in another way.
 
     Args:
         model: A causal model in evaluation mode with packed attention switched on.
@@ -248,12 +248,13 @@ def read_decoder(model: nn.Module, read: ReadProjection = read_linear) -> FusedD
     has_parts = all(isinstance(getattr(base, name, None), nn.Module) for name in ("norm", "rotary_emb"))
     if not isinstance(layers, nn.ModuleList) or not has_parts or _is_changed([base]):
         return None
-    attention = _record_attention(model)
+    attention, own_NC = _record_attention(model)
     found = [_read_layer(layer, read, attention) or layer for layer in layers]
     if not any(isinstance(layer, FusedLayer) for layer in found):
         return None
     embeddings = cast("nn.Module", base.get_input_embeddings())  # type: ignore[operator]
-    return FusedDecoder(embeddings, cast("nn.Module", base.norm), cast("nn.Module", base.rotary_emb), found, read)
+    norm, rotary = cast("nn.Module", base.norm), cast("nn.Module", base.rotary_emb)
+    return FusedDecoder(embeddings, norm, rotary, found, read), own_NC
 
 
 def fuse_layers(model: nn.Module, read: ReadProjection = read_linear) -> FusedDecoder | None:
@@ -272,22 +273,22 @@ def fuse_layers(model: nn.Module, read: ReadProjection = read_linear) -> FusedDe
     was_training = model.training
     model.eval()
     try:
-        decoder = read_decoder(model, read)
-        if decoder is None or not _is_faithful(model, decoder):
+        found = read_decoder(model, read)
+        if found is None or not _is_faithful(model, *found):
             return None
     except PROBE_ERRORS:
         return None
     finally:
         model.train(was_training)
+    decoder, _ = found
     DECODERS[model] = decoder
     return decoder
 
 
 @torch.no_grad()
-def _is_faithful(model: nn.Module, decoder: FusedDecoder) -> bool:
-    """Whether the decoder computes what the model does."""
+def _is_faithful(model: nn.Module, decoder: FusedDecoder, own_NC: Tensor) -> bool:
+    """Whether the decoder computes what the model's own code made of the probe's batch."""
     batch = probe_batch(model)
-    own_NC = packed_hidden_states(model, *batch)
     as_written = replace(decoder, layers=[_module(layer) for layer in decoder.layers])
     if not _is_close(as_written.hidden_states(*batch, None), own_NC, PROBE_TOLERANCE):
         return False
@@ -302,7 +303,7 @@ def _is_close(ours: Tensor, own: Tensor, tolerance: float) -> bool:
 
 
 def _layers_to_probe(layers: Sequence[FusedLayer | nn.Module]) -> list[FusedLayer]:
-    """All fused layers where they are small, else one of each kind: a copy of a large one takes a second."""
+    """All fused layers where they are small, else one of each kind: a large one takes up to a second, in float32."""
     fused = [(index, layer) for index, layer in enumerate(layers) if isinstance(layer, FusedLayer)]
     if sum(parameter.numel() for _, layer in fused for parameter in layer.layer.parameters()) <= PROBE_ALL_PARAMETERS:
         return [layer for _, layer in fused]
@@ -373,12 +374,12 @@ def unfuse_layers(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _record_attention(model: nn.Module) -> dict[nn.Module, AttentionSettings]:
-    """What each attention module hands to the attention function beside queries, keys and values."""
+def _record_attention(model: nn.Module) -> tuple[dict[nn.Module, AttentionSettings], Tensor]:
+    """What each attention module hands to its function beside queries, keys and values, and the hidden states."""
     input_ids_N, position_ids_N, groups = probe_batch(model)
     recorded: dict[nn.Module, AttentionSettings] = {}
-    packed_hidden_states(model, input_ids_N, position_ids_N, replace(groups, recorded=recorded))
-    return recorded
+    own_NC = packed_hidden_states(model, input_ids_N, position_ids_N, replace(groups, recorded=recorded))
+    return recorded, own_NC
 
 
 def _read_layer(

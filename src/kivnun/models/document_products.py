@@ -106,14 +106,28 @@ def document_products(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, layout: Produ
     return cast("Tensor", _DocumentProducts.apply(q_NHD, k_NHD, v_NHD, layout, scaling))
 
 
-@lru_cache(maxsize=256)
-def _causal_mask(start: int, stop: int, repeats: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Minus infinity where queries `start` to `stop`, each for `repeats` heads, must not see a key (Q, K).
+@lru_cache(maxsize=8)
+def _causal_triangle(repeats: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Minus infinity where a block's queries, each for `repeats` heads, must not see a key of the block (Q, Q / R).
 
-    Kept, since every layer and most batches ask for the same few.
+    Kept, since every block of every layer asks for a part of the same one: the part of a shorter block is its corner.
     """
-    mask = torch.full((stop - start, stop), float("-inf"), dtype=dtype, device=device).triu_(start + 1)
-    return mask.repeat_interleave(repeats, 0)
+    shape = (QUERY_BLOCK_TOKENS, QUERY_BLOCK_TOKENS)
+    triangle = torch.full(shape, float("-inf"), dtype=dtype, device=device).triu_(1)
+    return triangle.repeat_interleave(repeats, 0)
+
+
+def _masked_scores(q_BQD: Tensor, k_BKD: Tensor, repeats: int, scaling: float) -> Tensor:
+    """Scores of a block's queries with all keys up to its end; only the last keys, the block's own, need a mask."""
+    num_queries, num_keys = q_BQD.shape[1], k_BKD.shape[1]
+    own = num_queries // repeats
+    mask_QW = _causal_triangle(repeats, q_BQD.dtype, q_BQD.device)[:num_queries, :own]
+    if own == num_keys:
+        return torch.baddbmm(mask_QW, q_BQD, k_BKD.transpose(1, 2), alpha=scaling)
+    # beta = 0: the first argument is not read.
+    scores_BQK = torch.baddbmm(q_BQD.new_empty(()), q_BQD, k_BKD.transpose(1, 2), beta=0, alpha=scaling)
+    scores_BQK[:, :, num_keys - own :] += mask_QW
+    return scores_BQK
 
 
 class _DocumentProducts(torch.autograd.Function):
@@ -133,9 +147,8 @@ class _DocumentProducts(torch.autograd.Function):
         for base, num_documents, width, start, stop in layout.blocks():
             part = (base, num_documents, width, num_key_heads)
             rows, seen = slice(start * repeats, stop * repeats), slice(stop)
-            mask_QK = _causal_mask(start, stop, repeats, q.dtype, q.device)
             q_BQD, k_BKD = _view(q, *part, repeats)[:, rows], _view(k, *part, 1)[:, seen]
-            p_BQK = torch.softmax(torch.baddbmm(mask_QK, q_BQD, k_BKD.transpose(1, 2), alpha=scaling), -1)
+            p_BQK = torch.softmax(_masked_scores(q_BQD, k_BKD, repeats, scaling), -1)
             _put_product(_view(out, *part, repeats)[:, rows], p_BQK, _view(v, *part, 1)[:, seen])
             kept.append(p_BQK)
         ctx.save_for_backward(q, k, v, *kept)

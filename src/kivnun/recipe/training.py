@@ -90,7 +90,8 @@ arXiv:2404.06395)."""
     validate_every_steps: PositiveWhole | None = None
     """Steps between validations; once an epoch if not given."""
     validation_metrics: tuple[GeneratedMetric, ...] = ()
-    """Metrics of answers that the model generates for validation rows, beside the loss."""
+    """Metrics of answers that the model generates for validation rows, beside the loss; they are as long as \
+`evaluation.max_new_tokens` lets them be, or as the longest right one."""
     validation_rows: PositiveWhole = 100
     """Most validation rows that are answered for these metrics, the same ones every time."""
     best_metric: ValidationMetric = "loss"

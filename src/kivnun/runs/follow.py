@@ -143,10 +143,10 @@ class RunStory:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Step and value of the lowest validation loss."""
-        losses = [(number(event.get("loss")), step) for step, event in self.validations.items()]
-        found = min(((loss, step) for loss, step in losses if loss is not None), default=None)
-        return None if found is None else (found[1], found[0])
+        """The step whose weights are kept, by the metric that the recipe chose, and its validation loss."""
+        kept = [step for step, event in self.validations.items() if event.get("best") is True]
+        loss = number(self.validations[max(kept)].get("loss")) if kept else None
+        return None if loss is None else (max(kept), loss)
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -18,6 +18,7 @@ from kivnun.training.state_files import open_state, write_state
 
 FOLDER = "checkpoints"
 EARLIER = "earlier"
+UNREADABLE = ""
 _PROGRESS = "progress.json"
 
 
@@ -172,7 +173,7 @@ def set_aside(run_dir: Path, key: str) -> list[int]:
         for kept in earlier.glob("step-*"):
             if _key_of(kept) == key:
                 kept.replace(folder / kept.name)
-    others = [other for other in folder.glob("step-*") if _key_of(other) != key]
+    others = [other for other in folder.glob("step-*") if _key_of(other) not in (key, UNREADABLE)]
     if not others:
         return []
     latest = _key_of(max(others, key=lambda other: other.stat().st_mtime))
@@ -187,11 +188,16 @@ def set_aside(run_dir: Path, key: str) -> list[int]:
 
 
 def _key_of(folder: Path) -> str:
-    """The training that a checkpoint belongs to; "" where that cannot be read."""
+    """The training that a checkpoint belongs to."""
     try:
         return read_manifest(folder).key
     except UserError:
-        return ""
+        return UNREADABLE
+
+
+def find_unreadable(run_dir: Path) -> list[Path]:
+    """Checkpoints that do not say to which training they belong, so that none can go on from them."""
+    return [folder for folder in sorted((run_dir / FOLDER).glob("step-*")) if _key_of(folder) == UNREADABLE]
 
 
 def prune_checkpoints(run_dir: Path, progress: Progress, *, key: str, keep: int) -> None:

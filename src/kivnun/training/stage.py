@@ -15,6 +15,7 @@ from kivnun.training.checkpoint import (
     FOLDER,
     Progress,
     find_checkpoints,
+    find_unreadable,
     load_checkpoint,
     name_of,
     prune_checkpoints,
@@ -214,6 +215,9 @@ def _resume(job: Job, checkpoints: Checkpoints, log: Log) -> Progress:
         moved = set_aside(checkpoints.run_dir, checkpoints.key)
     if moved:
         log("other_checkpoints", {"steps": moved})
+    for folder in find_unreadable(checkpoints.run_dir):
+        problem = "its artifact.json is missing or cannot be read"
+        log("checkpoint_damaged", {"folder": folder.name, "problem": problem})
     names = [str(folder) for folder in find_checkpoints(checkpoints.run_dir, checkpoints.key)]
     found = [Path(name) for name in job.parallel.gather(names)[0]]
     computed_with = {name: getattr(job.settings, name) for name in sorted(ROUNDING_SETTINGS)}
