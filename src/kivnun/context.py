@@ -7,9 +7,13 @@ from pathlib import Path
 from kivnun.inputs import RunInputs
 from kivnun.recipe.schema import Recipe
 from kivnun.runs import Run, library_versions, stage_done, stage_key, write_stage
+from kivnun.runs.replaced import changed_inputs, keep_copy
 from kivnun.training.joined import BY_ITSELF, Joined
 
 Log = Callable[[str, Mapping[str, object]], None]
+
+EARLIER_MODEL = "earlier/model"
+"""Where the model of the recipe before is kept when another one takes its place."""
 
 TRAINED_STAGE = "model"
 """The stage that all processes of a training take part in."""
@@ -59,6 +63,9 @@ class Context:
             self.log("stage_skipped", {"stage": name})
         else:
             self.log("stage_started", {"stage": name})
+            if name == TRAINED_STAGE and folder.is_dir():
+                self.log("model_replaced", {"changed": changed_inputs(folder, inputs), "kept": EARLIER_MODEL})
+                keep_copy(folder, self.run.folder / EARLIER_MODEL)
             with write_stage(self.run.folder, name, kind=name, key=key, inputs=inputs, parents=parents) as partial:
                 make(partial)
             self.log("stage_finished", {"stage": name})

@@ -103,7 +103,11 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         parity=[ParityLine(**asdict(row)) for row in results.parity],
         durations=stage_durations(events),
         tokens_per_second=_training_speed(training),
-        warnings=[*_warnings(events, training), *_say_fresh_head(recipe), *(f"data checks: {line}" for line in say_checks(results.checks))],
+        warnings=[
+            *_warnings(events, training),
+            *_say_fresh_head(recipe),
+            *(f"data checks: {line}" for line in say_checks(results.checks)),
+        ],
         check_page=f"dataset/{PAGE_NAME}" if (results.folder / "dataset" / PAGE_NAME).is_file() else None,
     )
     write_atomic(results.report, render_report(page))

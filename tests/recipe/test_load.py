@@ -204,7 +204,10 @@ def test_a_wrong_section_is_refused_in_plain_words(write, line: str, complaint: 
         ("{train: a, messages: m, format: alpaca}", "data.format: cannot stand beside messages"),
         ("{train: a, format: alpacca}", "data.format: input should be 'openai-chat', "),
         ("{train: a, header: 1}", "data.header: input should be a valid boolean (got 1)"),
-        ("{train: a, ignore_checks: leak-large}", "data.ignore_checks: input should be a list (got 'leak-large'); write [leak-large]"),
+        (
+            "{train: a, ignore_checks: leak-large}",
+            "data.ignore_checks: input should be a list (got 'leak-large'); write [leak-large]",
+        ),
         ("{train: a, split: {test: 1.0}}", "data.split.test: a fraction should be at least 0 and below 1 (got 1.0)"),
         ("{train: a, split: {test: -3}}", "data.split.test: a number of rows should be 0 or more (got -3)"),
         ("{train: a, split: {test: yes}}", "data.split.test: input should be a fraction below 1 or a whole number"),

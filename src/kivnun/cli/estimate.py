@@ -79,7 +79,7 @@ def _print(result: "Estimate") -> None:
     # A head learns from whole texts, not token by token.
     learnt = f" ({result.trained_tokens:,} learnt)" if result.trained_tokens else ""
     console.print(
-        f"{result.rows:,} rows, {result.tokens:,} tokens{learnt}, {result.epochs:g} epochs: "
+        f"{result.rows:,} rows, {result.tokens:,} tokens{learnt}, {_say_epochs(result)}: "
         f"{result.num_steps:,} steps, {result.planned_tokens:,} tokens to read with {result.base_model}"
     )
     for reason, count in result.dropped.items():
@@ -95,6 +95,13 @@ def _print(result: "Estimate") -> None:
     )
     if result.hosted:
         _print_hosted(console, result)
+
+
+def _say_epochs(result: "Estimate") -> str:
+    passes = result.planned_tokens / max(result.tokens, 1)
+    if passes >= 0.99 * result.epochs:
+        return f"{result.epochs:g} epochs"
+    return f"{passes:.2g} of {result.epochs:g} epochs (training.max_steps ends it; hosted prices are for all)"
 
 
 def _method_cells(method: "MethodEstimate") -> list[str]:

@@ -107,6 +107,9 @@ WORDS = {
     "checkpoint_damaged": "  warning: checkpoint {folder} is damaged and not used: {problem}",
     "early_stop": "  stopped early after step {step}: best was step {best_step}",
     "micro_batch": "  memory ran out: from step {step} on {micro_batch_tokens} tokens are computed at once",
+    "not_learnt": "  warning: no validation loss (lowest {best:.4f}) is below that of the first step ({first:.4f}): "
+    "nothing was learnt; try a lower training.learning_rate, or a higher one if the loss hardly moved",
+    "model_replaced": "  the model that is there was made from other settings ({changed}); it is kept in {kept}",
     "alone": "  training.parallel: {parallel} has no effect on one process; `torchrun -m kivnun run` starts several",
     "other_checkpoints": "  checkpoints of another recipe (steps {steps}) do not fit this one; they are kept in "
     "checkpoints/earlier: the old recipe would go on from them",
@@ -132,6 +135,8 @@ def say_event(event: str, fields: Mapping[str, object]) -> str | None:
         return f"  memory: {int(cast('int', fields['free_bytes'])) / 2**30:.1f} GiB free; {words}"
     if event == "validation":
         return _say_validation(fields)
+    if event == "parity" and fields["different"] and "int4" in str(fields["name"]):
+        return f"{WORDS[event].format_map(fields)}; optimization.min_int4_agreement sets a bound"
     return WORDS[event].format_map(fields) if event in WORDS else None
 
 

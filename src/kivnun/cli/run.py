@@ -42,7 +42,11 @@ def run(
 
     folder = run_dir or default_run_dir(recipe)
     if dry_run:
-        for line in describe_plan(loaded) if leads else ():
+        lines = describe_plan(loaded) if leads else []
+        if as_json and leads:
+            typer.echo(json.dumps({"plan": lines}, ensure_ascii=False))
+            return
+        for line in lines:
             typer.echo(make_visible(line))
         return
     try:

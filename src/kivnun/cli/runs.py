@@ -33,9 +33,11 @@ def runs(
             verb = context.invoked_subcommand
             raise typer.BadParameter(f"--folder and --json before {verb} belong to the list; name runs by their paths")
         return
-    from kivnun.runs.overview import list_runs
+    from kivnun.runs.overview import list_runs, list_searches
 
     found = list_runs(folder)
+    for name in list_searches(folder):
+        tell(f"{name} is a search: `kivnun runs --folder {folder}/{name}/trials` lists its trials")
     if as_json:
         typer.echo(to_json([run.to_json() for run in found]), nl=False)
         return

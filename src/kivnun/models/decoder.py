@@ -11,7 +11,7 @@ Shapes: N packed tokens, C channels, M wanted positions, E half of a head's size
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +237,9 @@ def _run_whole(layer: nn.Module, x_NC: Tensor, row: Row) -> Tensor:
 
 
 def read_decoder(model: nn.Module, read: ReadProjection = read_linear) -> tuple[FusedDecoder, Tensor] | None:
-    """A model's decoder with what the model's own code makes of the probe's batch, or None where no layer is of the Llama kind or the whole is put together in another way.
+    """A model's decoder, and what the model's own code makes of the probe's batch.
+
+    None where no layer is of the Llama kind, or the whole is put together in another way.
 
     Args:
         model: A causal model in evaluation mode with packed attention switched on.
@@ -314,11 +316,11 @@ def _kind(layer: FusedLayer, index: int, num_layers: int) -> str:
     """All that a layer's code may go by, other than its weights: the settings of its modules and its place in lists."""
     modules = layer.layer.named_modules()
     settings = [(name, type(module).__name__, _settings(module)) for name, module in modules]
-    config = getattr(layer.layer.self_attn, "config", None)
+    config: dict[str, Any] = vars(getattr(layer.layer.self_attn, "config", layer.layer))
     lists = [
-        (key, repr(value[index]))
-        for key, value in sorted(vars(config).items() if config is not None else ())
-        if isinstance(value, list | tuple) and len(value) == num_layers
+        (key, repr(config[key][index]))
+        for key in sorted(config)
+        if isinstance(config[key], list | tuple) and len(config[key]) == num_layers
     ]
     return repr((settings, lists, layer.norm_offsets, layer.activation, layer.attention))
 

@@ -15,6 +15,10 @@ from kivnun.recipe.schema import Recipe
 OTHER_NAMES = {
     "dataset": "data.train",
     "lora_alpha": "method.alpha",
+    "bf16": "training.precision",
+    "eval_steps": "training.validate_every_steps",
+    "fp16": "training.precision",
+    "load_in_4bit": "method.kind",
     "lora_dropout": "method.dropout",
     "lora_r": "method.rank",
     "lr": "training.learning_rate",
@@ -28,11 +32,23 @@ OTHER_NAMES = {
     "num_epochs": "training.epochs",
     "num_train_epochs": "training.epochs",
     "r": "method.rank",
+    "sequence_len": "data.max_seq_len",
     "train_file": "data.train",
     "per_device_train_batch_size": "training.batch_size",
     "warmup_steps": "training.warmup_ratio",
 }
 """What other tools call our fields."""
+
+OTHER_KINDS = {
+    "dora": "{kind: lora, use_dora: true}",
+    "houlsby": "{kind: adapter, placement: houlsby}",
+    "pfeiffer": "{kind: adapter}",
+    "prefix_tuning": "{kind: prefix}",
+    "prompt_tuning": "{kind: prompt}",
+    "rslora": "{kind: lora, use_rslora: true}",
+    "sft": "{kind: supervised}",
+}
+"""What other tools call our methods and objectives."""
 
 EASIER_WORDS = {
     "dict_type": "input should be a group of fields",
@@ -86,7 +102,10 @@ def _describe_variant(path: Path, given: Value, value: Value) -> tuple[Path, str
         return path, f"input should be a group of fields such as {{kind: {example}}} (got {_show(given)})"
     if "kind" not in given:
         return (*path, "kind"), f"this field is required: {' or '.join(names)}"
-    close = get_close_matches(str(given["kind"]), names, n=1)
+    known = OTHER_KINDS.get(str(given["kind"]).lower().replace("-", "_"))
+    if known is not None and known.split()[1].strip(",}") in names:
+        return (*path, "kind"), f"there is no kind {_show(given['kind'])}; write {known}"
+    close = get_close_matches(str(given["kind"]).lower(), names, n=1)
     meant = f"; did you mean `{close[0]}`?" if close else ""
     return (*path, "kind"), f"input should be {' or '.join(names)} (got {_show(given['kind'])}){meant}"
 

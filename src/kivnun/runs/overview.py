@@ -93,9 +93,19 @@ class RunOverview:
         return {**asdict(self), "metric": None if self.metric is None else asdict(self.metric)}
 
 
+def is_search(folder: Path) -> bool:
+    """Whether a folder is that of `kivnun search`, whose trials are the runs."""
+    return (folder / "trials").is_dir()
+
+
+def list_searches(root: Path) -> list[str]:
+    """Names of the searches in a folder."""
+    return [name_run(folder) for folder in sorted(root.glob("*")) if is_run(folder) and is_search(folder)]
+
+
 def list_runs(root: Path) -> list[RunOverview]:
     """Every run in a folder, those with the latest events first; a run that cannot be read is there as `unreadable`."""
-    folders = [folder for folder in sorted(root.glob("*")) if is_run(folder)]
+    folders = [folder for folder in sorted(root.glob("*")) if is_run(folder) and not is_search(folder)]
     found = [read_overview(folder) for folder in folders]
     return sorted(found, key=lambda run: run.last_at or "", reverse=True)
 

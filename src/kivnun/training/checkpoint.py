@@ -37,6 +37,7 @@ class Progress:
         loss_sum: Training losses added up since the latest validation.
         loss_steps: How many they are.
         history: (step, mean training loss, validation loss) of every validation.
+        first_loss: Training loss of the first step.
         computed_with: Settings by which results are rounded, as they were.
     """
 
@@ -50,6 +51,7 @@ class Progress:
     loss_sum: float = 0.0
     loss_steps: int = 0
     history: tuple[tuple[int, float, float], ...] = ()
+    first_loss: float | None = None
     computed_with: Mapping[str, object] = field(default_factory=dict[str, object])
 
 

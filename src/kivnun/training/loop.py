@@ -265,19 +265,20 @@ def _compute(
     seed_step(step.settings.seed, step.number, rank=step.rank)
     prepared = objective.prepare_step(model, batches)
     seed_step(step.settings.seed, step.number, rank=step.rank)
-    loss, count, metrics = 0.0, 0.0, dict[str, float]()
+    loss, count, num_targets, metrics = 0.0, 0.0, 0, dict[str, float]()
     for batch, known in zip(batches, prepared, strict=True):
         batch_loss = objective.loss(model, batch, known)
         batch_loss.total.backward()
         weights.collect_gradients()
         loss += batch_loss.reported
         count += objective.count(batch)
+        num_targets += len(batch.target_ids) if batch_loss.num_targets is None else batch_loss.num_targets
         for name, value in batch_loss.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + value
     for batch in uncounted:
         _compute_in_vain(model, objective, batch)
     num_tokens = sum(batch.num_tokens for batch in batches)
-    return StepSums(loss, count, num_tokens, sum(len(batch.target_ids) for batch in batches), metrics)
+    return StepSums(loss, count, num_tokens, num_targets, metrics)
 
 
 def _compute_in_vain(model: nn.Module, objective: Objective, batch: PackedBatch) -> None:

@@ -116,8 +116,8 @@ def summed_cross_entropy(
 ) -> Tensor:
     """Sum (not mean) of the targets' negative log likelihoods in nats, as a scalar of at least float32.
 
-    The caller divides once by the number of targets of the whole optimizer step, so that splitting a batch changes
-    nothing.
+    The caller divides once by the number of targets of the whole optimizer step, so that a batch has the same loss
+    whole and in parts.
 
     Args:
         hidden_MC: Hidden states at the positions before the targets.

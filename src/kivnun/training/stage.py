@@ -141,6 +141,9 @@ def _take_steps(job: Job, progress: Progress, checkpoints: Checkpoints, log: Log
             if stopped:
                 log("early_stop", {"step": progress.step, "best_step": progress.best_step})
                 break
+    losses = [loss for _, _, loss in progress.history]
+    if losses and progress.first_loss is not None and min(losses) >= progress.first_loss:
+        log("not_learnt", {"first": progress.first_loss, "best": min(losses)})
     return progress
 
 
@@ -244,6 +247,7 @@ def _advance(progress: Progress, report: StepReport) -> Progress:
         num_tokens=progress.num_tokens + report.num_tokens,
         loss_sum=progress.loss_sum + report.loss,
         loss_steps=progress.loss_steps + 1,
+        first_loss=report.loss if progress.first_loss is None else progress.first_loss,
         seconds=progress.seconds + report.seconds,
         micro_batch_tokens=report.micro_batch_tokens,
     )
