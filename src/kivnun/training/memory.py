@@ -219,7 +219,10 @@ def out_of_memory(tokens: int, *, step: int, num_rows: int, is_auto: bool) -> Us
     elif is_auto:
         hint = "set training.gradient_checkpointing: true, or choose a smaller model or method: {kind: qlora}"
     else:
-        hint = f"set training.micro_batch_tokens to {max(tokens // 2, 1)} or to auto; what is learnt stays the same but for rounding and dropout"
+        hint = (
+            f"set training.micro_batch_tokens to {max(tokens // 2, 1)} or to auto; what is learnt stays the same but "
+            "for rounding and dropout"
+        )
     return UserError(
         "memory-full", f"memory ran out in step {step}, with {tokens:,} tokens computed at once", hint=hint
     )
