@@ -110,7 +110,7 @@ def draw_png(runs: Sequence[RunCurves]) -> bytes:
     """
     names = curve_names(runs)
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - no dependency of Kivnun
+        from matplotlib.figure import Figure  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         hint = "name a file that ends in .svg or .html, or `pip install matplotlib`"
         raise UserError("dependency-missing", "a PNG is drawn with matplotlib, which is missing", hint=hint) from error
