@@ -110,6 +110,29 @@ def require_finite(
         raise UserError("adapter-invalid", problem, hint=hint)
 
 
+@torch.no_grad()
+def copy_exactly(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, folder: Path, base_model: object) -> None:
+    """Copy an adapter's tensors into the model's, name by name; none may be missing, left over or of another shape.
+
+    Args:
+        own: The model's tensors, by the names of the file.
+        tensors: Those of the file.
+        folder: The adapter folder, for the error.
+        base_model: What the adapter says it was trained on.
+
+    Raises:
+        UserError: `adapter-invalid`; the model's tensors are then as they were.
+    """
+    for key in sorted(own.keys() | tensors.keys()):
+        given, needed = (tuple(each[key].shape) if key in each else None for each in (tensors, own))
+        if given != needed:
+            problem = f"{folder}: {key} has shape {given}, the base model needs {needed}"
+            hint = f"load it on the model it was trained on: {base_model}"
+            raise UserError("adapter-invalid", problem, hint=hint)
+    for key, value in own.items():
+        value.copy_(tensors[key])
+
+
 def _unreadable(folder: Path, error: Exception) -> UserError:
     problem = f"{folder}: the adapter cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}"
     return UserError("adapter-invalid", problem, hint=GET_AGAIN)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.errors import UserError
-from kivnun.methods.adapter import CONFIG_NAME, GET_AGAIN, WEIGHTS_NAME, read_files, require_finite
+from kivnun.methods.adapter import CONFIG_NAME, GET_AGAIN, WEIGHTS_NAME, copy_exactly, read_files, require_finite
 from kivnun.methods.base import replace_module
 from kivnun.methods.base_model import BaseModelName, write_base_model
 from kivnun.methods.blocks import find_block_outputs
@@ -122,16 +122,7 @@ def load_bottleneck(model: Model, folder: Path) -> Model:
         problem = f"{folder}/{CONFIG_NAME} has fields that Kivnun does not know: {', '.join(foreign)}"
         raise UserError("adapter-invalid", problem, hint=GET_AGAIN)
     Bottleneck(settings).prepare(model, generator=torch.Generator())
-    own = dict(_trained(model))
-    for key in sorted(own.keys() | tensors.keys()):
-        given, needed = (tuple(each[key].shape) if key in each else None for each in (tensors, own))
-        if given != needed:
-            problem = f"{folder}: {key} has shape {given}, the base model needs {needed}"
-            hint = f"load it on the model it was trained on: {config.get('base_model_name_or_path')}"
-            raise UserError("adapter-invalid", problem, hint=hint)
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(tensors[key])
+    copy_exactly(dict(_trained(model)), tensors, folder=folder, base_model=config.get("base_model_name_or_path"))
     return model
 
 

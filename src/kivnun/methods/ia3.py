@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kivnun.errors import UserError
-from kivnun.methods.adapter import GET_AGAIN, PEFT_PREFIX, WEIGHTS_NAME, read_files, require_finite
+from kivnun.methods.adapter import GET_AGAIN, PEFT_PREFIX, WEIGHTS_NAME, copy_exactly, read_files, require_finite
 from kivnun.methods.base import replace_module
 from kivnun.methods.base_model import BaseModelName, write_base_model
 from kivnun.methods.saved_modules import find_saved, saved_tensors, train_whole
@@ -131,16 +131,8 @@ def load_ia3(model: Model, folder: Path) -> Model:
         raise UserError("adapter-invalid", problem, hint=GET_AGAIN) from error
     saved = find_saved(model, tuple(cast("list[str]", config.get("modules_to_save") or ())))
     train_whole(model, saved)
-    values = _tensors(model, saved)
-    for key in sorted(values.keys() | tensors.keys()):
-        given, wanted = (tuple(each[key].shape) if key in each else None for each in (tensors, values))
-        if given != wanted:
-            problem = f"{folder}: {key} has shape {given}, the base model needs {wanted}"
-            hint = f"load it on the model it was trained on: {config.get('base_model_name_or_path')}"
-            raise UserError("adapter-invalid", problem, hint=hint)
-    with torch.no_grad():
-        for key, value in values.items():
-            value.copy_(tensors[key])
+    base_model = config.get("base_model_name_or_path")
+    copy_exactly(_tensors(model, saved), tensors, folder=folder, base_model=base_model)
     return model
 
 
