@@ -135,7 +135,6 @@ DATA_MISTAKES = (
         "target-modules",
         ["method.target_modules: q_projj", "q_proj"],
         settings=["method.target_modules=[q_projj]"],
-        finished=frozenset({"dataset"}),
     ),
     Mistake(
         "label that is only a part of the answer",

@@ -149,7 +149,8 @@ def train_case(case: Case, given: Given, parallel: Parallel = ALONE) -> Left:
             if case.stop == "cut":
                 raise PowerCutError
             if parallel.rank == parallel.world_size - 1:
-                os.kill(os.getpid(), signal.SIGINT)
+                # Not Ctrl-C, which a test that runs in the background ignores.
+                os.kill(os.getpid(), signal.SIGTERM)
 
     job = Job(
         model,

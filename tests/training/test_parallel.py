@@ -110,6 +110,28 @@ def test_random_numbers_are_a_process_s_own_and_the_first_one_s_are_those_of_a_p
     assert len(set(map(tuple, drawn.values()))) == len(drawn)
 
 
+@pytest.fixture
+def usual_signals():
+    """The handlers of a program in the foreground; what runs in the background begins with Ctrl-C ignored."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@pytest.mark.usefixtures("usual_signals")
+def test_a_signal_that_is_ignored_stays_ignored_and_the_other_one_waits():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt() as interrupted:  # noqa: PT012 - raised at its end
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted()
+
+
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_the_end_of_a_step_and_a_second_one_does_not(number: signal.Signals):
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]

@@ -12,29 +12,28 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C or SIGTERM and say whether it came; the second one does not wait.
 
     What came is raised when the block ends, as Ctrl-C. Outside the main thread, where Python handles no signals,
-    nothing is held back.
+    nothing is held back, nor is a signal that somebody else handles or ignores: `nohup` and shells in the background
+    ignore Ctrl-C, but SIGTERM is held back there too.
 
     Raises:
         KeyboardInterrupt: At the end of the block, if one came while the block ran.
     """
     came = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
-        # Whoever set a handler of their own, or runs us in a thread, decides what an interruption means.
-        yield came.is_set
-        return
-    terminate = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    held = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
+    if threading.current_thread() is not threading.main_thread():
+        held = {}
 
     def restore() -> None:
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, terminate)
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
     def remember(_signal: int, _frame: FrameType | None) -> None:
         came.set()
         restore()
 
-    signal.signal(signal.SIGINT, remember)
-    signal.signal(signal.SIGTERM, remember)
+    for number in held:
+        signal.signal(number, remember)
     try:
         yield came.is_set
     finally:

@@ -148,7 +148,7 @@ def extras() -> st.SearchStrategy[dict[str, object]]:
 def preference_conversations(draw: st.DrawFn) -> Conversation:
     """A prompt of one or more turns, with the answer that is preferred and the one that is not."""
     start = draw(conversations())
-    prompt = [replace(message, trained=False) for message in start.messages]
+    prompt = [replace(message, trained=False, weight=1.0) for message in start.messages]
     chosen, rejected = say("assistant", draw(texts)), Message("assistant", draw(texts), trained=False)
     return replace(start, messages=(*prompt, say("user", draw(texts)), chosen), rejected=rejected)
 

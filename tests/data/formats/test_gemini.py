@@ -278,6 +278,7 @@ def tamed(conversation: Conversation) -> Conversation:
         replace(
             message,
             trained=message.role == "assistant",
+            weight=1.0,
             images=tuple(replace(image, detail="") for image in message.images),
         )
         for message in plain

@@ -84,7 +84,7 @@ def read_some_messages(value: object, problems: Problems, *, name: str) -> tuple
 
 def untrain(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The turns, none of them learnt."""
-    return tuple(replace(message, trained=False) if message.trained else message for message in messages)
+    return tuple(replace(message, trained=False, weight=1.0) if message.trained else message for message in messages)
 
 
 def read_message(turn: object, place: str, problems: Problems) -> Message:
