@@ -35,7 +35,7 @@ def main() -> int:
     rounds: dict[str, list[dict[str, float]]] = {method: [] for method in options.methods}
     with tempfile.TemporaryDirectory(prefix="kivnun-bench-") as folder:
         side = str(Path(__file__).parent / "kivnun_side.py")
-        ask(side, "prepare", folder, str(NUM_ROW_TOKENS))
+        ask(side, "prepare", folder, json.dumps({"rows": "synthetic", "data": "", "num_tokens": NUM_ROW_TOKENS}))
         for _ in range(options.rounds):
             for method in options.methods:
                 rounds[method].append(ask(__file__, "--measure", method, folder, str(options.batch_tokens)))
