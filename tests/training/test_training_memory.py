@@ -18,7 +18,6 @@ from kivnun.recipe.training import TrainingSection
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.memory import (
     count_activation_bytes,
-    free_memory_bytes,
     is_out_of_memory,
     out_of_memory,
     plan_memory,
@@ -26,6 +25,7 @@ from kivnun.training.memory import (
 )
 from kivnun.training.objectives.supervised import Supervised, summed_loss
 from kivnun.training.optimizer import make_master_weights
+from kivnun.training.process_memory import free_memory_bytes
 
 
 def settings(**fields: object) -> TrainingSection:

@@ -6,7 +6,6 @@ The request is what `kivnun.estimate.measure` writes. Nothing that is trained is
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.objectives import make_objective
 from kivnun.training.optimizer import make_master_weights
+from kivnun.training.process_memory import peak_memory_bytes
 
 MAX_STEPS = 50
 MIN_STEPS = 2
@@ -59,7 +59,7 @@ def measure(request: dict) -> dict:  # type: ignore[type-arg]
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory_bytes()
 
 
 if __name__ == "__main__":

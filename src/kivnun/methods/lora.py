@@ -8,14 +8,14 @@ from typing import ClassVar, cast
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from kivnun.errors import UserError
 from kivnun.methods.adapted_linear import AdaptedLinear, DoraLinear, LoraLinear
 from kivnun.methods.adapter import CONFIG_NAME, PEFT_PREFIX, WEIGHTS_NAME, read_adapter, require_finite, require_fit
 from kivnun.methods.base import replace_module
 from kivnun.methods.base_model import BaseModelName, write_base_model
-from kivnun.methods.saved_modules import find_saved, train_whole
+from kivnun.methods.saved_modules import find_saved, saved_tensors, train_whole
 from kivnun.methods.targets import find_targets
 from kivnun.models.heads import peft_task
 from kivnun.models.types import Model
@@ -47,8 +47,12 @@ class Lora:
         names = find_targets(model, self.settings.target_modules, saved=saved)
         require_rank(model, names, self.settings.rank)
         model.requires_grad_(requires_grad=False)
-        put_adapters(model, names, self.settings, generator)
+        self.put_adapters(model, names, generator)
         train_whole(model, saved)
+
+    def put_adapters(self, model: Model, names: Sequence[str], generator: torch.Generator) -> None:
+        """Replace the named linear layers by adapted ones."""
+        put_adapters(model, names, self.settings, generator)
 
     def export(self, model: Model, folder: Path, *, base_model: BaseModelName) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json` as PEFT does, and `base_model.json`.
@@ -62,8 +66,7 @@ class Lora:
             for name, layer in adapted_layers(model)
             for key, value in layer.named_parameters(recurse=False)
         }
-        for name in saved:
-            tensors |= {f"{PEFT_PREFIX}{name}.{key}": value for key, value in _state(model, name).items()}
+        tensors |= saved_tensors(model, saved, prefix=PEFT_PREFIX)
         require_finite(tensors)
         # A copy for each name: safetensors refuses two that share memory, as saved modules may between themselves.
         whole = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
@@ -137,9 +140,8 @@ def load_adapter(model: Model, folder: Path) -> Model:
         for name, layer in adapted_layers(model):
             for key, value in layer.named_parameters(recurse=False):
                 value.copy_(tensors[f"{PEFT_PREFIX}{name}.{_FILE_NAMES[key]}"])
-        for name in saved:
-            for key, value in _state(model, name).items():
-                value.copy_(tensors[f"{PEFT_PREFIX}{name}.{key}"])
+        for key, value in saved_tensors(model, saved, prefix=PEFT_PREFIX).items():
+            value.copy_(tensors[key])
     return model
 
 
@@ -167,7 +169,3 @@ def learning_rate_scales(model: nn.Module) -> dict[str, float]:
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, AdaptedLinear]]:
     """Every layer with an adapter, by name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, AdaptedLinear))
-
-
-def _state(model: Model, name: str) -> dict[str, Tensor]:
-    return model.get_submodule(name).state_dict()

@@ -4,7 +4,7 @@ The 4 bits are for training alone: what is written is a LoRA folder like any oth
 shipped on the base model's own weights. Shapes: N positions, I in, O out, R rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,9 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.methods.adapted_linear import AdaptedLinear, DoraLinear
 from kivnun.methods.base import replace_module
-from kivnun.methods.lora import Lora, require_rank
-from kivnun.methods.saved_modules import find_saved, train_whole
-from kivnun.methods.targets import find_targets
+from kivnun.methods.lora import Lora
 from kivnun.models.quantize import QuantizedLinear, return_freed_memory
 from kivnun.models.types import Model
 from kivnun.recipe.methods import QloraMethod
@@ -76,36 +74,8 @@ def quantized_low_rank_linear(
     return cast("Tensor", _QuantizedLowRank.apply(x, bias, a, b, scaling, dequantize))
 
 
-class QloraLinear(AdaptedLinear):
-    """A frozen linear layer in 4 bits with LoRA's update.
-
-    Args:
-        base: The layer to adapt; its weight is rounded to what the 4 bits stand for.
-        settings: Rank, scaling, dropout and the format of the 4 bits.
-        generator: Source of A's initial values.
-    """
-
-    base: QuantizedLinear  # type: ignore[assignment]
-
-    def __init__(self, base: nn.Linear, settings: QloraMethod, *, generator: torch.Generator) -> None:
-        quantized = _round(base, settings)
-        super().__init__(base, settings, generator=generator)
-        self.base = quantized
-
-    def base_weight(self) -> Tensor:
-        """What the frozen weight (O, I) stands for, in float32."""
-        return self.base.dequantize(torch.float32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The adapted layer's output, in the dtype of `x`."""
-        if self.training and self.dropout > 0:
-            return self.base(x) + self.low_rank_part(F.dropout(x, self.dropout))
-        base = self.base
-        return quantized_low_rank_linear(x, base.dequantize, base.bias, self.lora_A, self.lora_B, self.scaling)
-
-
-class QdoraLinear(DoraLinear):
-    """A frozen linear layer in 4 bits with DoRA's update.
+class QuantizedAdapted(AdaptedLinear):
+    """A linear layer with low-rank factors whose frozen weight is in 4 bits.
 
     Args:
         base: The layer to adapt; its weight is rounded to what the 4 bits stand for.
@@ -123,8 +93,23 @@ class QdoraLinear(DoraLinear):
     def base_weight(self) -> Tensor:
         """What the frozen weight (O, I) stands for, in float32."""
         base: nn.Module = self.base
-        # Asked once while the layer is made, before the 4 bits are in place.
+        # Also asked while the layer is made, before the 4 bits are in place.
         return base.dequantize(torch.float32) if isinstance(base, QuantizedLinear) else super().base_weight()
+
+
+class QloraLinear(QuantizedAdapted):
+    """A frozen linear layer in 4 bits with LoRA's update."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The adapted layer's output, in the dtype of `x`."""
+        if self.training and self.dropout > 0:
+            return self.base(x) + self.low_rank_part(F.dropout(x, self.dropout))
+        base = self.base
+        return quantized_low_rank_linear(x, base.dequantize, base.bias, self.lora_A, self.lora_B, self.scaling)
+
+
+class QdoraLinear(QuantizedAdapted, DoraLinear):
+    """A frozen linear layer in 4 bits with DoRA's update."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The adapted layer's output, in the dtype of `x`; the formula is `DoraLinear`'s."""
@@ -156,20 +141,11 @@ class Qlora(Lora):
 
     settings: QloraMethod
 
-    def prepare(self, model: Model, *, generator: torch.Generator) -> None:
-        """Freeze the model, put every target layer into 4 bits with an adapter on it, unfreeze the modules to save.
+    def put_adapters(self, model: Model, names: Sequence[str], generator: torch.Generator) -> None:
+        """Put the named linear layers into 4 bits with an adapter on each; embeddings, norms and the head stay.
 
-        Layer by layer, so that no more than one dense weight is there beside its 4 bits. Embeddings, norms and the
-        head stay as they are.
-
-        Raises:
-            UserError: `target-modules` where a name matches nothing, `recipe-invalid` where the rank is above a
-                matrix's own; the model is then as it was.
+        Layer by layer, so that no more than one dense weight is there beside its 4 bits.
         """
-        saved = find_saved(model, self.settings.modules_to_save)
-        names = find_targets(model, self.settings.target_modules, saved=saved)
-        require_rank(model, names, self.settings.rank)
-        model.requires_grad_(requires_grad=False)
         kind = QdoraLinear if self.settings.use_dora else QloraLinear
         for name in names:
             base = cast("nn.Linear", model.get_submodule(name))
@@ -177,4 +153,3 @@ class Qlora(Lora):
             replace_module(model, name, adapted.train(base.training))
             del base
             return_freed_memory()
-        train_whole(model, saved)

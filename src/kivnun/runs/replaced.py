@@ -1,13 +1,13 @@
 """A finished stage that another recipe will take the place of: what differs, and a copy that costs no space."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 from kivnun.errors import UserError
+from kivnun.runs.linked import copy_linked
 from kivnun.runs.manifest import read_manifest
 
 
@@ -38,11 +38,4 @@ def keep_copy(folder: Path, kept: Path) -> None:
     """Keep a stage's files under another name, in place of what was kept there; linked where the disk can."""
     shutil.rmtree(kept, ignore_errors=True)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, kept, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    copy_linked(folder, kept)

@@ -8,7 +8,6 @@ where data or base model changed since then. An error that a user can mend is to
 
 import ctypes
 import json
-import os
 import shutil
 import signal
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from kivnun.errors import EXIT_STATUS, UserError
 from kivnun.recipe.load import load_recipe
 from kivnun.runs import Run, open_run, read_lock
+from kivnun.runs.linked import copy_linked
 
 SHARED_STAGES = ("base", "dataset")
 DIES_WITH_PARENT = 1
@@ -50,7 +50,7 @@ def take_stages(source: Path, folder: Path) -> None:
         if (source / name).is_dir() and not (folder / name).exists():
             partial = folder / f".{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source / name, partial, copy_function=_link)
+            copy_linked(source / name, partial)
             partial.rename(folder / name)
 
 
@@ -71,13 +71,6 @@ def require_same_inputs(run: Run, first: Path) -> None:
         hint = "bring back what it was, or search again in another folder (--out)"
         problem = f"{', '.join(changed)} changed since the first trial of the search"
         raise UserError("search-differs", problem, hint=hint)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _end_with_parent() -> None:

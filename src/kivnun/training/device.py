@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
@@ -13,6 +12,7 @@ from kivnun.models.decoder import FusedDecoder, FusedLayer
 from kivnun.models.kernels import EAGER, compiled_kernels
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.loss import choose_compiled_loss
+from kivnun.training.process_memory import free_memory_bytes
 
 # Below this many tokens times parameters, compiling takes longer than it saves on a CPU.
 COMPILE_PAYS_WORK = 1e13
@@ -79,7 +79,7 @@ def _keep_lower_states(decoder: FusedDecoder | None, settings: TrainingSection) 
     wanted = settings.epochs > 1 if settings.cache_hidden_states == "auto" else settings.cache_hidden_states
     if not wanted:
         return
-    limit = int(psutil.virtual_memory().available * CACHE_MEMORY_SHARE)
+    limit = int(free_memory_bytes(torch.device("cpu")) * CACHE_MEMORY_SHARE)
     if not (decoder is not None and decoder.keep_lower_states(limit)) and settings.cache_hidden_states is True:
         raise UserError(
             "recipe-invalid",

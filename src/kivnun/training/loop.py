@@ -167,19 +167,11 @@ def fit(  # noqa: PLR0913 - each is a part that the caller made
         NotFiniteError: Before the weights are touched, naming the step and its rows.
         UserError: `memory-full`, where no smaller micro-batch is allowed or possible.
     """
-    objective = objective or Supervised()
+    learner = Learner(model, weights, objective or Supervised(), table, plan.lengths, settings, parallel)
     for step, (epoch, rows) in enumerate(plan.batches(start_step), start=start_step):
         started = time.perf_counter()
         model.train()  # the caller may have validated in between
-        own, micro_batch_tokens = _add_gradients(
-            Step(step, rows, plan.lengths, settings, parallel.rank),
-            model,
-            weights,
-            objective,
-            table,
-            parallel,
-            micro_batch_tokens,
-        )
+        own, micro_batch_tokens = _add_gradients(learner, step, rows, micro_batch_tokens)
         sums = parallel.sum_step(own)
         require_finite("loss", sums.loss, step + 1, rows)
         parallel.sum_gradients(weights)
@@ -203,73 +195,66 @@ def fit(  # noqa: PLR0913 - each is a part that the caller made
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a plan, and the settings by which it is cut.
+class Learner:
+    """What learns, from what, and how: the same for every step.
 
     Attributes:
-        number: 0 for the first.
-        rows: Its rows.
+        model: The model.
+        weights: Its trainable weights and their optimizers.
+        objective: What is learnt.
+        table: Tokenised training rows.
         lengths: Tokens of every row of the table.
         settings: The recipe's `training` section.
-        rank: Number of this process, whose random numbers are its own.
+        parallel: The processes that share the work.
     """
 
-    number: int
-    rows: list[int]
+    model: nn.Module
+    weights: MasterWeights
+    objective: Objective
+    table: TokenTable
     lengths: list[int]
     settings: TrainingSection
-    rank: int = 0
+    parallel: Parallel
 
 
 def _add_gradients(
-    step: Step,
-    model: nn.Module,
-    weights: MasterWeights,
-    objective: Objective,
-    table: TokenTable,
-    parallel: Parallel,
-    micro_batch_tokens: int | None,
+    learner: Learner, step: int, rows: list[int], micro_batch_tokens: int | None
 ) -> tuple[StepSums, int | None]:
     """Add the gradients of a step to the masters; where memory runs out, again in smaller micro-batches."""
-    num_parts = step.settings.gradient_accumulation_steps * parallel.world_size
+    parallel, table, settings = learner.parallel, learner.table, learner.settings
+    num_parts = settings.gradient_accumulation_steps * parallel.world_size
     while True:
-        parts = split_to_fit(step.rows, step.lengths, num_parts=num_parts, max_tokens=micro_batch_tokens)
+        parts = split_to_fit(rows, learner.lengths, num_parts=num_parts, max_tokens=micro_batch_tokens)
         batches = [pack(table, part) for part in parallel.share(parts)]
         uncounted = [pack(table, part) for part in parallel.fill(parts)]
         try:
-            return _compute(step, model, weights, objective, batches, uncounted), micro_batch_tokens
+            return _compute(learner, step, batches, uncounted), micro_batch_tokens
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             tokens, num_rows = max((batch.num_tokens, len(batch.rows)) for batch in (*batches, *uncounted))
-            is_auto = step.settings.micro_batch_tokens == "auto"
+            is_auto = settings.micro_batch_tokens == "auto"
             if not is_auto or num_rows == 1 or parallel.world_size > 1:
-                raise out_of_memory(tokens, step=step.number + 1, num_rows=num_rows, is_auto=is_auto) from error
+                raise out_of_memory(tokens, step=step + 1, num_rows=num_rows, is_auto=is_auto) from error
         # Outside of the handler, where the exception no longer holds the tensors of the failed attempt.
-        model.zero_grad(set_to_none=True)
-        weights.clear_gradients()
+        learner.model.zero_grad(set_to_none=True)
+        learner.weights.clear_gradients()
         torch.cuda.empty_cache()
         micro_batch_tokens = max(tokens // 2, 1)
 
 
-def _compute(
-    step: Step,
-    model: nn.Module,
-    weights: MasterWeights,
-    objective: Objective,
-    batches: Sequence[PackedBatch],
-    uncounted: Sequence[PackedBatch],
-) -> StepSums:
+def _compute(learner: Learner, step: int, batches: Sequence[PackedBatch], uncounted: Sequence[PackedBatch]) -> StepSums:
     """Forward and backward of every micro-batch of this process."""
+    model, objective = learner.model, learner.objective
     # Random numbers (dropout) depend on seed, step and process alone, so that a resumed run draws the same ones.
-    seed_step(step.settings.seed, step.number, rank=step.rank)
+    seed_step(learner.settings.seed, step, rank=learner.parallel.rank)
     prepared = objective.prepare_step(model, batches)
-    seed_step(step.settings.seed, step.number, rank=step.rank)
+    seed_step(learner.settings.seed, step, rank=learner.parallel.rank)
     loss, count, num_targets, metrics = 0.0, 0.0, 0, dict[str, float]()
     for batch, known in zip(batches, prepared, strict=True):
         batch_loss = objective.loss(model, batch, known)
         batch_loss.total.backward()
-        weights.collect_gradients()
+        learner.weights.collect_gradients()
         loss += batch_loss.reported
         count += objective.count(batch)
         num_targets += len(batch.target_ids) if batch_loss.num_targets is None else batch_loss.num_targets

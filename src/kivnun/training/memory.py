@@ -5,8 +5,6 @@ free. It is kept with every checkpoint, so that a resumed run adds its gradients
 """
 
 import gc
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from kivnun.recipe.training import TrainingSection
 from kivnun.training.device import decoder_layers
 from kivnun.training.objectives.base import Objective
 from kivnun.training.optimizer import MasterWeights
+from kivnun.training.process_memory import free_memory_bytes, peak_memory_bytes
 from kivnun.training.shards import values_of
 
 # Of what is free, this much may be filled: the allocator and other programs need the rest.
@@ -34,7 +33,6 @@ SURE_SHARE = 0.25
 PROBE_TOKENS = 512
 FLOAT32_BYTES = 4
 CLEAR_PEAK = Path("/proc/self/clear_refs")
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -87,28 +85,6 @@ def coming_bytes(weights: MasterWeights, settings: TrainingSection) -> int:
     return (FLOAT32_BYTES + averages) * sum(values_of(master).numel() for master in weights.masters.values())
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    """Memory that could still be filled: of the GPU, or of the machine within the limits of this process."""
-    if device.type == "cuda":
-        free, _total = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    limits = [psutil.virtual_memory().available]
-    process = psutil.Process()
-    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if address_space != resource.RLIM_INFINITY:
-        limits.append(address_space - process.memory_info().vms)
-    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-        # A container's own limit, of cgroup version 2 and 1; outside of one there is no such file.
-        with suppress(OSError, ValueError):
-            limits.append(int(_read_cgroup(limit)) - int(_read_cgroup(used)))
-    return max(0, min(limits))
-
-
-def _read_cgroup(name: str) -> str:
-    folder = Path("/sys/fs/cgroup")
-    return (folder / name if (folder / name).exists() else folder / "memory" / name).read_text("ascii").strip()
-
-
 def count_activation_bytes(model: nn.Module) -> int:
     """A rough upper count of what a token leaves for the backward pass: twice each linear layer's input and output."""
     widths = (getattr(module, name, None) for module in model.modules() for name in ("in_features", "out_features"))
@@ -151,14 +127,7 @@ def _peak_rise_bytes(compute: Callable[[], None], device: torch.device) -> int:
     with suppress(OSError):
         CLEAR_PEAK.write_text("5", "ascii")  # Linux: the peak begins anew
     compute()
-    return max(0, _peak_resident_bytes() - before)
-
-
-def _peak_resident_bytes() -> int:
-    if STATUS.exists():
-        line = next(line for line in STATUS.read_text("ascii").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(0, peak_memory_bytes() - before)
 
 
 def recompute_layers(model: nn.Module) -> None:

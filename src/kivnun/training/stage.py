@@ -24,12 +24,13 @@ from kivnun.training.checkpoint import (
 )
 from kivnun.training.interrupt import deferred_interrupt
 from kivnun.training.loop import Plan, StepReport, fit, make_plan
-from kivnun.training.memory import coming_bytes, free_memory_bytes, memory_errors_said, plan_memory
+from kivnun.training.memory import coming_bytes, memory_errors_said, plan_memory
 from kivnun.training.objectives.base import Objective
 from kivnun.training.objectives.supervised import Supervised
 from kivnun.training.optimizer import MasterWeights
 from kivnun.training.overfitting import LossPair, describe_overfitting
 from kivnun.training.parallel import ALONE, Parallel
+from kivnun.training.process_memory import free_memory_bytes
 from kivnun.training.usage import UsageMeter
 from kivnun.training.validation import Validation, judge, mean_loss, patience_is_over
 
@@ -95,10 +96,13 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
         with memory_errors_said():
             job = start(job)
             progress = _resume(job, checkpoints, log)
+            plan = make_plan(job.rows.lengths(), job.settings)
             if wanted == "auto":
-                job = _fit_memory(job, log) if progress.step == 0 else _as_before(job, progress)
+                # A run that goes on cuts its batches as it did before, for the same bits.
+                bound = progress.micro_batch_tokens if progress.step else _measure_room(job, plan, log)
+                job = replace(job, micro_batch_tokens=bound)
             log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
-            progress = _take_steps(job, progress, checkpoints, log)
+            progress = _take_steps(job, plan, progress, checkpoints, log)
     except NotFiniteError as error:
         parts = {"model": job.model, "objective": job.objective, "table": job.rows, "describe_row": job.describe_row}
         raise write_bad_batch(checkpoints.run_dir, error, **parts) from error
@@ -108,10 +112,9 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
     return progress
 
 
-def _take_steps(job: Job, progress: Progress, checkpoints: Checkpoints, log: Log) -> Progress:
+def _take_steps(job: Job, plan: Plan, progress: Progress, checkpoints: Checkpoints, log: Log) -> Progress:
     """The steps that are left, with what is due after each."""
     settings = job.settings
-    plan = make_plan(job.rows.lengths(), settings)
     validate_every = settings.validate_every_steps or plan.epoch_steps
     saved_at = time.monotonic()
     stopped = patience_is_over(progress, settings)
@@ -156,14 +159,8 @@ def start(job: Job) -> Job:
     return replace(job, rows=rows, validation=replace(job.validation, table=table))
 
 
-def _as_before(job: Job, progress: Progress) -> Job:
-    """The job with micro-batches as the run had them before it was stopped."""
-    return replace(job, micro_batch_tokens=progress.micro_batch_tokens)
-
-
-def _fit_memory(job: Job, log: Log) -> Job:
-    """The job with micro-batches that fit in what is free."""
-    plan = make_plan(job.rows.lengths(), job.settings)
+def _measure_room(job: Job, plan: Plan, log: Log) -> int | None:
+    """Most tokens to compute at once in what is free; None where a whole step fits."""
     device = next(job.model.parameters()).device
     memory = plan_memory(
         job.model,
@@ -176,7 +173,7 @@ def _fit_memory(job: Job, log: Log) -> Job:
     if memory.bytes_per_token is not None:
         log("memory_measured", asdict(memory))
     bounds = [bound for bound in job.parallel.gather(memory.micro_batch_tokens) if bound is not None]
-    return replace(job, micro_batch_tokens=min(bounds, default=None))
+    return min(bounds, default=None)
 
 
 def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:

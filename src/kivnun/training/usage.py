@@ -11,16 +11,15 @@ Sampled between steps, so that no thread disturbs the training:
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import torch
 
 from kivnun.training.loop import StepReport
 from kivnun.training.peak import forget_peak, peak_flops
+from kivnun.training.process_memory import peak_memory_bytes
 
 SAMPLE_SECONDS = 10.0
-_KIB = 1024
 
 
 @dataclass
@@ -74,7 +73,7 @@ class UsageMeter:
         memory = self._process.memory_info().rss
         # 100 for every core that was busy all the time.
         share = self._process.cpu_percent()
-        return {"cpu_percent": share, "memory_bytes": memory, "peak_memory_bytes": max(memory, _peak_memory())}
+        return {"cpu_percent": share, "memory_bytes": memory, "peak_memory_bytes": max(memory, peak_memory_bytes())}
 
     def _graphics(self) -> dict[str, object]:
         if self.device.type != "cuda":
@@ -101,13 +100,3 @@ class UsageMeter:
             self._has_doubted = True
             forget_peak(self.device, self.dtype)
         return {"flops_per_second": achieved, "peak_flops_per_second": peak, "peak_share": achieved / peak}
-
-
-def _peak_memory() -> int:
-    """The most memory that this process ever held, in bytes, where the system tells it; else 0.
-
-    Not `getrusage`, whose maximum a process inherits from the one that started it.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text("utf-8").splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * _KIB for line in lines if line.startswith("VmHWM")), 0)
