@@ -32,6 +32,7 @@ from kivnun.enrichment.enrich import EnrichOptions, plan_questions
 from kivnun.errors import UserError
 from kivnun.evaluation.runner import EvalRow, score_classification
 from kivnun.evaluation.stage import eval_rows, require_answers_fit
+from kivnun.generation.agreement import compare_answers, require_parity
 from kivnun.generation.engine import Generation, logits_not_finite, require_prompts_fit
 from kivnun.generation.sampling import Sampling
 from kivnun.methods.adapter import read_adapter
@@ -40,7 +41,6 @@ from kivnun.models.attention import use_packed_attention
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import resolve_model
 from kivnun.optimization.onnx import require_onnx_files
-from kivnun.optimization.parity import compare_answers, require_parity
 from kivnun.prices import load_prices
 from kivnun.recipe import DataSection, EvaluationSection, NewModel, SplitSection, TrainingSection, load_recipe
 from kivnun.recipe.objectives import CustomObjective, DpoObjective
@@ -389,7 +389,7 @@ NOTES: dict[str, ErrorNote] = {
     ),
     "parity-failed": ErrorNote(
         "For a merged or fp32 form this is a defect, in Kivnun or in what it builds on: report it with the lines that "
-        "are shown. For int4 it means that the loss is larger than `optimization.min_int4_agreement` allows: a smaller "
+        "are shown. For int4 it means that the loss is larger than `optimization.min_agreement` allows: a smaller "
         "`optimization.block_size` loses less.",
         _parity_failed,
     ),

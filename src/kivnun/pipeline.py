@@ -34,10 +34,11 @@ from kivnun.models.load import load_tokenizer
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
-from kivnun.optimization.onnx import require_exportable_model
+from kivnun.optimization.onnx import exportable_forms
 from kivnun.optimization.stage import Prompts, TunedFolders, optimize
 from kivnun.recipe.load import LoadedRecipe
-from kivnun.recipe.schema import EvaluationSection, NewModel, OptimizationSection
+from kivnun.recipe.optimization import OptimizationSection
+from kivnun.recipe.schema import EvaluationSection, NewModel
 from kivnun.recipe.training import COMPUTING_SETTINGS
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
 from kivnun.runs import Run, content_hash, library_versions, stage_key
@@ -119,9 +120,8 @@ def run_stages(context: Context) -> RunResults:
     write_run_lock(run, context.inputs, base, device=str(pick_device()))
     if recipe.optimization is not None:
         # Refuses what cannot be exported now, and not after hours of training.
-        chosen = recipe.optimization
         require_mergeable(recipe.method)
-        require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
+        exportable_forms(base.folder, recipe.optimization)
     require_trainable(recipe, base)
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:

@@ -12,7 +12,7 @@ from kivnun.inputs import fit_context, located_recipe
 from kivnun.methods import require_mergeable
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import resolve_model
-from kivnun.optimization.onnx import require_exportable_model
+from kivnun.optimization.onnx import exportable_forms
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.schema import NewModel
 from kivnun.trainee import require_trainable
@@ -36,9 +36,8 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
         return [f"base model: new; rows: {rows}", *_say_left_out(read.left_out), *_say_data(read, report)]
     base = resolve_model(recipe.base_model)
     if recipe.optimization is not None:
-        chosen = recipe.optimization
         require_mergeable(recipe.method)
-        require_exportable_model(base.folder, precision=chosen.precision, block_size=chosen.block_size)
+        exportable_forms(base.folder, recipe.optimization)
     require_trainable(recipe, base)
     read = read_data(recipe.data, recipe.training.objective.kind)
     data, _ = fit_context(recipe.data, base, recipe.method)

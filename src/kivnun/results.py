@@ -13,9 +13,9 @@ from kivnun.data.check_counts import say_checks
 from kivnun.data.folder import read_summary
 from kivnun.data.preflight import PAGE_NAME
 from kivnun.evaluation.compare import Outcome, group_outcomes
-from kivnun.evaluation.report import ParityLine, ReportInput, render_report
+from kivnun.evaluation.report import ReportInput, render_report
 from kivnun.evaluation.stage import Evaluation, evaluation_from_json
-from kivnun.optimization.parity import ParityRow
+from kivnun.generation.agreement import ParityRow
 from kivnun.optimization.stage import read_parity
 from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.schema import Recipe
@@ -100,7 +100,7 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         yardstick_comparison=evaluation.yardstick_comparison if evaluation else None,
         preference_comparison=evaluation.preference_comparison if evaluation else None,
         perplexity_ratio=evaluation.perplexity_ratio if evaluation else None,
-        parity=[ParityLine(**asdict(row)) for row in results.parity],
+        parity=results.parity,
         durations=stage_durations(events),
         tokens_per_second=_training_speed(training),
         warnings=[

@@ -6,9 +6,10 @@ import pytest
 
 from kivnun.evaluation.compare import Outcome, compare_rows, group_outcomes
 from kivnun.evaluation.metrics import rows_right
-from kivnun.evaluation.report import ParityLine, ReportInput, clip_text, render_report
+from kivnun.evaluation.report import ReportInput, clip_text, render_report
 from kivnun.evaluation.results import BASE, LINEAR, MAJORITY, TUNED, Estimate
 from kivnun.evaluation.runner import score_classification
+from kivnun.generation.agreement import ParityRow
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 ATTACK = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -76,7 +77,7 @@ def make_report(**changes):
         comparison=compare_rows((BASE, TUNED), right[BASE], right[TUNED], **OPTIONS),
         yardstick_comparison=compare_rows((LINEAR, TUNED), right[LINEAR], right[TUNED], **OPTIONS),
         outcomes=make_outcomes(["one", HEBREW, "three", "four", "five", "six"]),
-        parity=[ParityLine("onnx int4", "int4", 14_200_000, 2310.0, 6, 4, 1, 1, 0.86)],
+        parity=[ParityRow("onnx int4", "int4", 14_200_000, 2310.0, 6, 4, 1, 1, 0.86)],
         durations={"dataset": 1.2, "training": 190.0},
         tokens_per_second={"training": 1843.0},
         warnings=["2 rows were dropped"],
@@ -110,7 +111,7 @@ def test_no_value_can_bring_its_own_markup(place):
         "warnings": [ATTACK],
         "lock": {ATTACK: ATTACK},
         "durations": {ATTACK: 1.0},
-        "parity": [ParityLine(ATTACK, ATTACK, 1, 1.0, 1, 1, 0, 0, None)],
+        "parity": [ParityRow(ATTACK, ATTACK, 1, 1.0, 1, 1, 0, 0, None)],
     }
     reader = Reader(render_report(make_report(**{place: values.get(place, ATTACK)})))
     assert not {"script", "img"} & {tag for tag, _ in reader.tags}

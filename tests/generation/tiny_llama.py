@@ -7,7 +7,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kivnun.optimization.onnx import Precision, export_onnx
+from kivnun.optimization.forms import Form
+from kivnun.optimization.onnx import export_onnx
+from kivnun.recipe.optimization import Precision
 
 END = 0
 CONTEXT_TOKENS = 96
@@ -61,7 +63,7 @@ def export_once(model_folder: Path, session_folder: Path, precision: Precision) 
     """The ONNX folder of this session's model; exported by whichever test folder asks first."""
     folder = session_folder / f"onnx-{precision}"
     if not folder.exists():
-        export_onnx(model_folder, folder, precision=precision)
+        export_onnx(model_folder, folder, Form("fp32") if precision == "fp32" else Form("int4", "k_quant", 32))
     return folder
 
 

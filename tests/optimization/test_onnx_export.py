@@ -16,17 +16,19 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from kivnun.errors import UserError
+from kivnun.generation.agreement import compare_answers, require_parity
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.torch_engine import TorchEngine
+from kivnun.optimization.forms import Form
 from kivnun.optimization.measure import decode_tokens_per_second, folder_size_bytes
 from kivnun.optimization.onnx import (
     ARCHITECTURES,
     WORKER,
     export_onnx,
-    require_exportable_model,
+    exportable_forms,
     require_onnx_files,
 )
-from kivnun.optimization.parity import compare_answers, require_parity
+from kivnun.recipe.optimization import OptimizationSection
 
 TEXTS = (
     *tiny_llama.SENTENCES,
@@ -128,7 +130,7 @@ def test_weights_that_are_not_numbers_are_refused_and_nothing_is_left(tiny_folde
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, sick / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError) as caught:
-        export_onnx(sick, tmp_path / "out" / "onnx", precision="fp32")
+        export_onnx(sick, tmp_path / "out" / "onnx", Form("fp32"))
     assert caught.value.code == "export-failed"
     assert any("NaN" in line for line in caught.value.details)
     assert list((tmp_path / "out").iterdir()) == []
@@ -137,7 +139,7 @@ def test_weights_that_are_not_numbers_are_refused_and_nothing_is_left(tiny_folde
 def test_an_architecture_that_the_builder_does_not_know_is_refused_from_its_config_alone(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     with pytest.raises(UserError, match="GPT2LMHeadModel") as caught:
-        require_exportable_model(tmp_path, precision="fp32", block_size=32)
+        exportable_forms(tmp_path, OptimizationSection(precision="fp32"))
     assert caught.value.code == "export-failed"
 
 
@@ -153,14 +155,14 @@ def test_the_known_architectures_are_those_of_the_installed_builder():
 def test_a_config_that_is_not_a_json_object_is_refused(tmp_path, text: str):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json cannot be read") as caught:
-        require_exportable_model(tmp_path, precision="int4", block_size=32)
+        exportable_forms(tmp_path, OptimizationSection())
     assert caught.value.code == "model-invalid"
 
 
-@pytest.mark.parametrize(("block_size", "hint"), [(48, "16 or 32 or 64"), (128, "16 or 32 or 64")])
-def test_blocks_that_do_not_fit_the_model_are_refused_at_once(tiny_folder, tmp_path, block_size: int, hint: str):
+@pytest.mark.parametrize(("block_size", "hint"), [(256, "16 or 32 or 64"), (128, "16 or 32 or 64")])
+def test_blocks_that_do_not_fit_the_model_are_refused_at_once(tiny_folder, block_size: int, hint: str):
     with pytest.raises(UserError) as caught:
-        export_onnx(tiny_folder, tmp_path / "onnx", precision="int4", block_size=block_size)
+        exportable_forms(tiny_folder, OptimizationSection.model_validate({"block_size": block_size}))
     assert f"blocks of {block_size} weights" in caught.value.problem
     assert "hidden_size 64" in caught.value.problem
     assert caught.value.hint.endswith(hint)
@@ -171,24 +173,24 @@ def test_a_sliding_window_that_the_onnx_form_would_ignore_is_refused(tiny_folder
     config = json.loads((windowed / "config.json").read_text()) | {"sliding_window": 8}
     (windowed / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="last 8 tokens of 96"):
-        export_onnx(windowed, tmp_path / "onnx", precision="fp32")
+        exportable_forms(windowed, OptimizationSection())
 
 
 def test_a_folder_without_a_model_or_tokenizer_is_refused(tiny_folder, tmp_path):
     with pytest.raises(UserError) as caught:
-        export_onnx(tmp_path / "nowhere", tmp_path / "onnx", precision="fp32")
+        export_onnx(tmp_path / "nowhere", tmp_path / "onnx", Form("fp32"))
     assert caught.value.code == "model-missing"
     bare = shutil.copytree(tiny_folder, tmp_path / "bare")
     (bare / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"lacks tokenizer\.json") as caught:
-        export_onnx(bare, tmp_path / "onnx", precision="fp32")
+        export_onnx(bare, tmp_path / "onnx", Form("fp32"))
     assert caught.value.code == "model-invalid"
 
 
 def test_a_result_is_never_written_over(tiny_folder, fp32_folder):
     before = folder_size_bytes(fp32_folder)
     with pytest.raises(UserError, match="exists and is not empty"):
-        export_onnx(tiny_folder, fp32_folder, precision="fp32")
+        export_onnx(tiny_folder, fp32_folder, Form("fp32"))
     assert folder_size_bytes(fp32_folder) == before
 
 

@@ -128,7 +128,7 @@ naem: 3
         ("name: a/b", "name: string should match pattern"),
         ("evaluation: {label: tone}", "evaluation.task: this field is required"),
         ("evaluation: {task: generation, label: tone}", "evaluation.label: `tone` has no effect"),
-        ("optimization: {precision: fp32, min_int4_agreement: 0.9}", "optimization.min_int4_agreement: has no effect"),
+        ("optimization: {precision: fp32, min_agreement: 0.9}", "optimization.min_agreement: has no effect"),
         ("optimization: {block_size: 33}", "optimization.block_size: input should be 16, 32, 64, 128 or 256 (got 33)"),
         ("training: {objective: text}\nevaluation: {task: generation}", "evaluation: needs a prompt and an answer"),
         (

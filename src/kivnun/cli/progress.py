@@ -136,7 +136,7 @@ def say_event(event: str, fields: Mapping[str, object]) -> str | None:
     if event == "validation":
         return _say_validation(fields)
     if event == "parity" and fields["different"] and "int4" in str(fields["name"]):
-        return f"{WORDS[event].format_map(fields)}; optimization.min_int4_agreement sets a bound"
+        return f"{WORDS[event].format_map(fields)}; optimization.min_agreement sets a bound"
     return WORDS[event].format_map(fields) if event in WORDS else None
 
 

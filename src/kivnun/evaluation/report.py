@@ -25,25 +25,11 @@ from kivnun.evaluation.results import (
     Scores,
     Task,
 )
+from kivnun.generation.agreement import ParityRow
 
 TEMPLATE = "report.html.jinja"
 SMALL_SPLIT = 50
 LONG_TEXT = 1200
-
-
-@dataclass(frozen=True)
-class ParityLine:
-    """One form of the model (adapter, merged, ONNX, int4) and how far its answers agree with the reference form."""
-
-    name: str
-    precision: str
-    size_bytes: int
-    tokens_per_second: float
-    num_prompts: int
-    identical: int
-    ties: int
-    different: int
-    score: float | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +50,7 @@ class ReportInput:
     yardstick_comparison: PairedComparison | None = None
     preference_comparison: PairedComparison | None = None
     perplexity_ratio: Estimate | None = None
-    parity: Sequence[ParityLine] = ()
+    parity: Sequence[ParityRow] = ()
     durations: Mapping[str, float] = field(default_factory=dict)
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kivnun.errors import UserError
 from kivnun.generation.sampling import Sampling
 
@@ -51,6 +54,15 @@ class Engine(Protocol):
             max_new_tokens: At most this many tokens; fewer where the model's context ends.
             stop_ids: Tokens that end the answer.
             sampling: How each token is chosen.
+        """
+        ...
+
+    def forced_logits(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """What the model would choose from at each step of a given answer: A + 1 times the logits, shape (V,).
+
+        Args:
+            prompt_ids: Token ids of the prompt.
+            answer_ids: The A tokens of the answer, whatever the model itself would choose.
         """
         ...
 

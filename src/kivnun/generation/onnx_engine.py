@@ -76,6 +76,23 @@ class OnnxEngine:
         self._require_prompts_fit([prompt_ids])
         return self._stream(prompt_ids, self._room(prompt_ids, max_new_tokens), stop_ids, sampling)
 
+    def forced_logits(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """What the model would choose from at each step of a given answer: A + 1 times the logits, shape (V,).
+
+        Args:
+            prompt_ids: Token ids of the prompt.
+            answer_ids: The A tokens of the answer, whatever the model itself would choose.
+
+        Raises:
+            UserError: prompt-invalid, logits-not-finite.
+        """
+        self._require_prompts_fit([[*prompt_ids, *answer_ids]])
+        steps = self._start(prompt_ids, len(answer_ids) + 1)
+        yield self._logits(steps)
+        for token in answer_ids:
+            steps.append_tokens(np.array([token], dtype=np.int32))
+            yield self._logits(steps)
+
     def _stream(
         self, prompt_ids: Sequence[int], room: int, stop_ids: frozenset[int], sampling: Sampling
     ) -> Iterator[int]:

@@ -7,7 +7,9 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kivnun.generation.engine import Generation, answer_room, logits_not_finite, require_prompts_fit
@@ -98,6 +100,23 @@ class TorchEngine:
         """
         require_prompts_fit([prompt_ids], context_tokens=self._context_tokens, engine=self.name)
         return self._stream(prompt_ids, self._room(prompt_ids, max_new_tokens), stop_ids, sampling)
+
+    def forced_logits(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """What the model would choose from at each step of a given answer: A + 1 times the logits, shape (V,).
+
+        Args:
+            prompt_ids: Token ids of the prompt.
+            answer_ids: The A tokens of the answer, whatever the model itself would choose.
+
+        Raises:
+            UserError: prompt-invalid, logits-not-finite.
+        """
+        require_prompts_fit([[*prompt_ids, *answer_ids]], context_tokens=self._context_tokens, engine=self.name)
+        steps = _Steps(self._model, self._model_inputs, *self._left_padded([prompt_ids]), self.name)
+        yield steps.logits_BV[0].cpu().numpy()
+        for token in answer_ids:
+            steps.feed(torch.tensor([token], device=self._model.device), kept=None)
+            yield steps.logits_BV[0].cpu().numpy()
 
     def _stream(
         self, prompt_ids: Sequence[int], room: int, stop_ids: frozenset[int], sampling: Sampling

@@ -15,14 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from kivnun.errors import UserError
+from kivnun.optimization.forms import Form, plan_forms
 from kivnun.optimization.measure import folder_size_bytes
+from kivnun.recipe.optimization import OptimizationSection
 
-Precision = Literal["fp32", "int4"]
-
-BLOCK_SIZES = (16, 32, 64, 128, 256)
 NEEDED_FILES = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 WORKER = Path(__file__).with_name("onnx_worker.py")
 # What onnxruntime-genai's builder knows in version 0.18; a test reads them anew from the installed one.
@@ -86,47 +85,48 @@ class ExportResult:
 
     Attributes:
         folder: Holds model.onnx, its data, genai_config.json and the tokenizer; can be moved.
-        precision: Of the weights.
+        form: What was built.
         size_bytes: Of all files.
         build_seconds: Wall time of the build and its check.
     """
 
     folder: Path
-    precision: Precision
+    form: Form
     size_bytes: int
     build_seconds: float
 
 
-def export_onnx(model_folder: Path, out_folder: Path, *, precision: Precision, block_size: int = 32) -> ExportResult:
+def export_onnx(
+    model_folder: Path, out_folder: Path, form: Form, *, calibration: Sequence[Sequence[int]] = ()
+) -> ExportResult:
     """Build an ONNX folder and check that it loads and runs.
 
     Args:
         model_folder: A Hugging Face folder with config, safetensors and tokenizer.
         out_folder: Appears only when everything is checked; must not exist, or be empty.
-        precision: "fp32" for the same answers; "int4" for a small model.
-        block_size: Weights that share one scale in int4.
+        form: The form to build.
+        calibration: Token ids of training rows, for the algorithms that look at them.
 
     Raises:
         UserError: export-failed, model-missing, model-invalid, disk-full.
     """
     _require_exportable(model_folder, out_folder)
-    require_exportable_model(model_folder, precision=precision, block_size=block_size)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f".{out_folder.name}.", dir=out_folder.parent) as work_text:
         work = Path(work_text)
         built = work / "onnx"
-        _run_builder(model_folder, built, work / "cache", [precision, *builder_options(precision, block_size)])
+        _run_builder(model_folder, built, work / "cache", [form.precision, *builder_options(form)])
         require_onnx_files(built)
         try:
             built.replace(out_folder)
         except OSError as error:
             raise _failed(model_folder, [f"cannot move the result to {out_folder}: {error}"]) from error
-    return ExportResult(out_folder, precision, folder_size_bytes(out_folder), time.perf_counter() - started)
+    return ExportResult(out_folder, form, folder_size_bytes(out_folder), time.perf_counter() - started)
 
 
-def builder_options(precision: Precision, block_size: int) -> list[str]:
-    """The model builder's options for a precision.
+def builder_options(form: Form) -> list[str]:
+    """The model builder's options for a form.
 
     For int4, k_quant chooses scales by least squares instead of by the largest weight, and the last matrix has 8 bits:
     in a small model it is tied to the embedding, the part that int4 hurts most. Measured on an 11.5M-parameter model
@@ -135,9 +135,10 @@ def builder_options(precision: Precision, block_size: int) -> list[str]:
     """
     # Windows that matter are refused; for the others 0.18 builds a window-long cache whose shape does not match.
     full_cache = ["windowed_kv_cache=false"]
-    if precision == "fp32":
+    if not form.is_quantized:
         return full_cache
-    return [*full_cache, f"block_size={block_size}", "algo_config=k_quant", "matmul_mixed_precision=last_matmul:int8"]
+    blocks = [f"block_size={form.block_size}", f"algo_config={form.algorithm}"]
+    return [*full_cache, *blocks, "matmul_mixed_precision=last_matmul:int8"]
 
 
 def require_onnx_files(folder: Path) -> None:
@@ -171,8 +172,8 @@ def _require_exportable(model_folder: Path, out_folder: Path) -> None:
         )
 
 
-def require_exportable_model(model_folder: Path, *, precision: Precision, block_size: int) -> None:
-    """Refuse, from its config alone and before any training, a model that could not be exported.
+def exportable_forms(model_folder: Path, settings: OptimizationSection) -> tuple[Form, ...]:
+    """The forms that a recipe asks for; refuses, from the config alone and before any training, what cannot be built.
 
     Raises:
         UserError: `export-failed`, or `model-invalid` for a config that is not JSON.
@@ -180,8 +181,8 @@ def require_exportable_model(model_folder: Path, *, precision: Precision, block_
     config = _read_config(model_folder / "config.json")
     _require_known_architecture(config)
     _require_full_attention(config)
-    if precision == "int4":
-        _require_block_fits(config, block_size)
+    given = {name: config.get(name) for name in ("hidden_size", "intermediate_size")}
+    return plan_forms(settings, {name: width for name, width in given.items() if isinstance(width, int)})
 
 
 def _read_config(path: Path) -> dict[str, object]:
@@ -220,21 +221,6 @@ def _require_full_attention(config: Mapping[str, object]) -> None:
             "export-failed",
             f"the model attends to the last {window} tokens of {context}, which its ONNX form would not",
             hint="remove the optimization section, or take a base model without a sliding window",
-        )
-
-
-def _require_block_fits(config: Mapping[str, object], block_size: int) -> None:
-    """Refuse a block size that does not divide every matrix; the builder's own words would be about reshaping."""
-    given = {name: config.get(name) for name in ("hidden_size", "intermediate_size")}
-    widths = {name: width for name, width in given.items() if isinstance(width, int)}
-    fitting = [size for size in BLOCK_SIZES if all(width % size == 0 for width in widths.values())]
-    if block_size not in fitting:
-        sizes = " and ".join(f"{name} {width}" for name, width in widths.items())
-        options = " or ".join(map(str, fitting))
-        raise UserError(
-            "export-failed",
-            f"int4 blocks of {block_size} weights do not fit this model ({sizes})",
-            hint=f"set optimization.block_size to {options}" if fitting else "set optimization.precision to fp32",
         )
 
 

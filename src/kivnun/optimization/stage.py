@@ -10,16 +10,17 @@ import torch
 
 from kivnun.data.encode import Encoder
 from kivnun.errors import UserError
+from kivnun.generation.agreement import Agreement, ParityRow, compare_answers, require_parity
 from kivnun.generation.engine import Engine, Generation
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned, merge
 from kivnun.models.load import load_model, load_tokenizer
 from kivnun.models.save import save_model
+from kivnun.optimization.forms import Form
 from kivnun.optimization.measure import decode_tokens_per_second, folder_size_bytes
-from kivnun.optimization.onnx import export_onnx
-from kivnun.optimization.parity import Agreement, ParityRow, compare_answers, require_parity
-from kivnun.recipe.schema import OptimizationSection
+from kivnun.optimization.onnx import export_onnx, exportable_forms
+from kivnun.recipe.optimization import OptimizationSection
 
 MERGED, FP32_ONNX, INT4_ONNX = "merged", "onnx-fp32", "onnx-int4"
 PARITY_NAME = "parity.json"
@@ -100,12 +101,13 @@ def optimize(
     saved = TorchEngine(load_model(merged, dtype=torch.float32), pad_id=end_id)
     require_parity("merged", compare("merged", saved, folder_size_bytes(merged)))
     del saved
-    fp32 = export_onnx(merged, out_folder / FP32_ONNX, precision="fp32")
+    fp32 = export_onnx(merged, out_folder / FP32_ONNX, Form("fp32"))
     require_parity("fp32 ONNX", compare("fp32 ONNX", OnnxEngine(fp32.folder), fp32.size_bytes))
-    if settings.precision == "int4":
-        int4 = export_onnx(merged, out_folder / INT4_ONNX, precision="int4", block_size=settings.block_size)
+    (form,) = exportable_forms(merged, settings)
+    if form.is_quantized:
+        int4 = export_onnx(merged, out_folder / INT4_ONNX, form)
         agreement = compare("int4 ONNX", OnnxEngine(int4.folder), int4.size_bytes, "int4")
-        _require_agreement(agreement, settings.min_int4_agreement)
+        _require_agreement(agreement, settings.min_agreement)
         shutil.rmtree(fp32.folder)
     _copy_template(folders.model, onnx_folder(out_folder))
     table = [asdict(row) for row in rows]
@@ -127,7 +129,7 @@ def _require_agreement(agreement: Agreement, minimum: float | None) -> None:
     if minimum is not None and agreement.identical_share < minimum:
         raise UserError(
             "parity-failed",
-            f"int4 answers {agreement.identical_share:.1%} identically, optimization.min_int4_agreement is {minimum}",
+            f"int4 answers {agreement.identical_share:.1%} identically, optimization.min_agreement is {minimum}",
             details=[str(each) for each in agreement.first_differences],
             hint="lower optimization.block_size, or the bound",
         )

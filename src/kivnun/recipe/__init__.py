@@ -3,12 +3,12 @@
 from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.load import LoadedRecipe, load_recipe
 from kivnun.recipe.methods import FullMethod, LoraMethod, Method
+from kivnun.recipe.optimization import OptimizationSection
 from kivnun.recipe.schema import (
     DataSection,
     EvaluationSection,
     NewModel,
     NewTokenizer,
-    OptimizationSection,
     Recipe,
     SplitSection,
 )

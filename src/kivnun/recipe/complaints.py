@@ -28,6 +28,7 @@ OTHER_NAMES = {
     "model": "base_model",
     "model_name_or_path": "base_model",
     "n_epochs": "training.epochs",
+    "min_int4_agreement": "optimization.min_agreement",
     "metric_for_best_model": "training.best_metric",
     "num_epochs": "training.epochs",
     "num_train_epochs": "training.epochs",

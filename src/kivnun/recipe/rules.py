@@ -12,7 +12,8 @@ if TYPE_CHECKING:  # the sections call these rules, so that a recipe built in Py
     from pydantic import BaseModel
 
     from kivnun.recipe.methods import PartialMethod
-    from kivnun.recipe.schema import DataSection, EvaluationSection, NewModel, OptimizationSection, Recipe, SplitSection
+    from kivnun.recipe.optimization import OptimizationSection
+    from kivnun.recipe.schema import DataSection, EvaluationSection, NewModel, Recipe, SplitSection
     from kivnun.recipe.search import IntRange, SearchSection
     from kivnun.recipe.training import TrainingSection
 
@@ -280,10 +281,33 @@ def check_evaluation(evaluation: "EvaluationSection") -> list[Problem]:
 
 
 def check_optimization(optimization: "OptimizationSection") -> list[Problem]:
-    """Settings of int4 must have an effect."""
-    if optimization.precision == "fp32" and optimization.min_int4_agreement is not None:
-        return [Problem("min_int4_agreement", "has no effect on precision fp32")]
-    return []
+    """Settings of quantised weights, of calibration and of a choice must have an effect."""
+    precision = optimization.precision
+
+    def is_set(name: str) -> bool:
+        return getattr(optimization, name) != type(optimization).model_fields[name].default
+
+    problems: list[Problem] = []
+    if precision in ("fp32", "fp16"):
+        names = ("algorithm", "block_size", "calibration_rows", "min_agreement", "max_divergence")
+        problems += [Problem(name, f"has no effect on precision {precision}") for name in names if is_set(name)]
+    elif precision == "auto":
+        names = ("algorithm", "block_size")
+        text = "has no effect on precision auto, which tries several"
+        problems += [Problem(name, text) for name in names if is_set(name)]
+    elif is_set("calibration_rows") and optimization.algorithm not in ("gptq", "awq"):
+        problems.append(Problem("calibration_rows", f"has no effect on the algorithm {optimization.algorithm}"))
+    if precision == "fp16" and optimization.target == "cpu":
+        problems.append(Problem("precision", "fp16 is not computed on CPUs; use fp32, int8 or int4"))
+    if precision == "int8" and optimization.algorithm in ("gptq", "awq"):
+        problems.append(Problem("algorithm", f"{optimization.algorithm} makes int4 weights; int8 takes rtn or k_quant"))
+    if precision == "int8" and optimization.target == "directml":
+        problems.append(Problem("precision", "int8 does not run on DirectML; use fp16 or int4"))
+    if optimization.target not in ("auto", "cpu"):
+        bounds = ("min_score", "max_latency_ms", "min_tokens_per_second", "max_memory")
+        text = f"cannot be measured here for the target {optimization.target}"
+        problems += [Problem(name, text) for name in bounds if getattr(optimization, name) is not None]
+    return problems
 
 
 def check_recipe(recipe: "Recipe") -> list[Problem]:

@@ -10,23 +10,23 @@ from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from kivnun.recipe import rules
 from kivnun.recipe.methods import LoraMethod, Method
+from kivnun.recipe.optimization import OptimizationSection
 from kivnun.recipe.search import SearchSection
 from kivnun.recipe.training import TrainingSection
 from kivnun.recipe.values import (
     DataFiles,
     DataFormat,
-    NonNegativeNumber,
     PositiveWhole,
     RunName,
     Section,
     Seed,
-    Share,
     SplitSize,
     Text,
     ValueNames,
     Whole,
     tag_shape,
 )
+from kivnun.recipe.where import Where
 
 
 class NewTokenizer(Section):
@@ -167,24 +167,6 @@ nearest, for the objective `contrastive`."""
         return self
 
 
-class OptimizationSection(Section):
-    """The model that is shipped: merged, exported to ONNX, compared with what was evaluated."""
-
-    precision: Literal["int4", "fp32"] = "int4"
-    """Number format of the exported weights."""
-    block_size: Literal[16, 32, 64, 128, 256] = 32
-    """Number of int4 weights that share one scale."""
-    tie_tolerance: NonNegativeNumber = 1e-3
-    """Difference of two logits up to which either token counts as the best; it must hold in both forms compared."""
-    min_int4_agreement: Share | None = None
-    """Share of test answers that must stay the same after int4; reported but not enforced if not given."""
-
-    @model_validator(mode="after")
-    def _check_rules(self) -> Self:
-        rules.refuse(rules.check_optimization(self))
-        return self
-
-
 class Recipe(Section):
     """One run, from data to a model that is shipped; an absent section is a stage that is not run."""
 
@@ -204,6 +186,8 @@ class Recipe(Section):
     """The export; absent: not run."""
     search: SearchSection | None = None
     """The search for better values; only `kivnun search` runs it."""
+    where: Where | None = None
+    """Where the run is computed; absent: on this machine."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

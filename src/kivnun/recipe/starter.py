@@ -9,7 +9,8 @@ from kivnun.recipe.dump import dump_value
 from kivnun.recipe.explain import FieldDoc, describe_fields
 from kivnun.recipe.fields import walk_fields
 from kivnun.recipe.methods import METHOD_SECTIONS, FullMethod, Method, PartialMethod
-from kivnun.recipe.schema import DataSection, EvaluationSection, OptimizationSection, Recipe, SplitSection
+from kivnun.recipe.optimization import OptimizationSection
+from kivnun.recipe.schema import DataSection, EvaluationSection, Recipe, SplitSection
 from kivnun.recipe.training import TrainingSection
 
 METHODS: Mapping[str, Method] = MappingProxyType(

@@ -78,7 +78,8 @@ def _check_plain(value: object) -> object:
     raise PydanticCustomError("plain_value", "input should be text, a finite number, true or false")
 
 
-def _tag_tokens(value: object) -> str:
+def tag_number(value: object) -> str:
+    """The tag of a variant that is a word or a number."""
     return "<text>" if isinstance(value, str) and not value.strip().lstrip("+-").isdigit() else "<number>"
 
 
@@ -86,7 +87,7 @@ PlainValue = Annotated[StrictBool | Whole | Number | StrictStr, BeforeValidator(
 """Text, a number, true or false."""
 
 TokenBudget = Annotated[
-    Annotated[Literal["auto"], Tag("<text>")] | Annotated[PositiveWhole, Tag("<number>")], Discriminator(_tag_tokens)
+    Annotated[Literal["auto"], Tag("<text>")] | Annotated[PositiveWhole, Tag("<number>")], Discriminator(tag_number)
 ]
 """A number of tokens, or as it suits the machine."""
 

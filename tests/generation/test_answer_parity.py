@@ -3,8 +3,8 @@
 import pytest
 
 from kivnun.errors import UserError
+from kivnun.generation.agreement import ParityRow, compare_answers, require_parity
 from kivnun.generation.engine import Generation
-from kivnun.optimization.parity import ParityRow, compare_answers, require_parity
 
 REFERENCE = [
     Generation((5, 6, 7), "stop", (2.0, 1.0, 3.0, 4.0)),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from kivnun.errors import UserError
 from kivnun.generation.engine import Generation
@@ -66,26 +65,36 @@ class ParityRow:
     """One line of the parity table: a form of the model beside the reference.
 
     Attributes:
-        name: Such as "merged" or "int4 ONNX".
+        name: Such as "merged" or "int4 k_quant/32 ONNX".
         precision: Of the weights.
         size_bytes: Of the folder.
-        tokens_per_second: Decoding on this machine.
+        tokens_per_second: Decoding on this machine; None where the form does not run here.
         num_prompts: Prompts compared with the reference.
         identical: Answers equal token by token.
         ties: Answers that part at a tie.
         different: Answers that part elsewhere.
         score: Main metric on the test split; None where it was not measured.
+        token_agreement: Share of the reference's tokens that this form would choose after the same tokens.
+        divergence: Mean Kullback-Leibler divergence per token from the reference, in nats.
+        first_token_ms: Median time to the first token of one request.
+        memory_bytes: Most memory that answering took.
+        target: What the form runs on.
     """
 
     name: str
-    precision: Literal["fp32", "bf16", "int4"]
+    precision: str
     size_bytes: int
-    tokens_per_second: float
+    tokens_per_second: float | None
     num_prompts: int
     identical: int
     ties: int
     different: int
     score: float | None
+    token_agreement: float | None = None
+    divergence: float | None = None
+    first_token_ms: float | None = None
+    memory_bytes: int | None = None
+    target: str = "cpu"
 
 
 def compare_answers(reference: Sequence[Generation], other: Sequence[Generation], *, tie_tolerance: float) -> Agreement:

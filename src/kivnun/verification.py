@@ -1,0 +1,1 @@
+"""A shipped model asked its golden prompts again, on any machine or behind an endpoint."""
