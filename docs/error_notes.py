@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from kivnun.azure.job import write_job
 from kivnun.cli.recipe import init
 from kivnun.data.conversation import Conversation, Message
 from kivnun.data.convert import ConvertOptions, convert_data, find_target
@@ -32,7 +33,7 @@ from kivnun.enrichment.enrich import EnrichOptions, plan_questions
 from kivnun.errors import UserError
 from kivnun.evaluation.runner import EvalRow, score_classification
 from kivnun.evaluation.stage import eval_rows, require_answers_fit
-from kivnun.generation.agreement import compare_answers, require_parity
+from kivnun.generation.agreement import ParityRow, compare_answers, require_parity
 from kivnun.generation.engine import Generation, logits_not_finite, require_prompts_fit
 from kivnun.generation.sampling import Sampling
 from kivnun.methods.adapter import read_adapter
@@ -40,10 +41,12 @@ from kivnun.methods.lora import find_targets
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import resolve_model
+from kivnun.optimization.choice import choose
 from kivnun.optimization.onnx import require_onnx_files
 from kivnun.prices import load_prices
 from kivnun.recipe import DataSection, EvaluationSection, NewModel, SplitSection, TrainingSection, load_recipe
 from kivnun.recipe.objectives import CustomObjective, DpoObjective
+from kivnun.recipe.optimization import OptimizationSection
 from kivnun.runs import find_run, open_run, verify_artifact, write_stage
 from kivnun.runs.atomic import disk_full_as_user_error
 from kivnun.search.loop import require_a_value
@@ -177,6 +180,15 @@ def _answer_too_long() -> None:
     require_answers_fit([row], table, EvaluationSection(task="generation", max_new_tokens=2))
 
 
+def _azure_invalid() -> None:
+    Path("recipe.yaml").write_text(
+        "base_model: bundled\ndata: {train: train.json, text_template: '{phrase} {tone}'}\nwhere:\n  kind: azureml\n"
+        "  subscription_id: 0000\n  resource_group: research\n  workspace_name: tuning\n  compute: gpu-cluster\n"
+        "  inputs: {trian.json: azureml://datastores/workspaceblobstore/paths/train.json}\n"
+    )
+    write_job(load_recipe(Path("recipe.yaml")), Path("azureml"))
+
+
 def _export_failed() -> None:
     Path("onnx-int4").mkdir()
     require_onnx_files(Path("onnx-int4"))
@@ -196,6 +208,15 @@ def _loss_not_finite() -> None:
 def _messages_invalid() -> None:
     turns = [{"role": "user", "content": "hello"}, {"role": "asistant", "content": "hi"}]
     _prepare(_data({"messages": turns}, template=None))
+
+
+def _limits_unmet() -> None:
+    tuned = ParityRow("tuned", "fp32", 25_000_000, 900.0, 40, 40, 0, 0, 0.90)
+    forms = [
+        ParityRow("int8 k_quant/32 ONNX", "int8", 7_000_000, 1500.0, 40, 39, 0, 1, 0.90),
+        ParityRow("int4 k_quant/32 ONNX", "int4", 4_000_000, 2100.0, 40, 33, 0, 7, 0.81),
+    ]
+    choose(forms, OptimizationSection(precision="auto", max_size="5MB", min_score="0.98x"), tuned=tuned)
 
 
 def _logits_not_finite() -> None:
@@ -269,6 +290,19 @@ NOTES: dict[str, ErrorNote] = {
         "Remove the stage folder and give the same command again: only that stage, and those made from it, are made "
         "anew.",
         _artifact_damaged,
+    ),
+    "azure-credentials": ErrorNote(
+        "The job's files are kept in the run folder under `azureml/`. Sign in (`az login`, a managed identity or the "
+        "environment variables of azure-identity) and run the same command again.",
+    ),
+    "azure-failed": ErrorNote(
+        "The words are Azure's own. The job's files are kept in the run folder under `azureml/`; `az ml job create` "
+        "takes them too.",
+    ),
+    "azure-invalid": ErrorNote(
+        "Nothing was sent. `where.inputs` gives a place in the workspace to a path that the recipe reads, and the "
+        "conda file of an environment must install Kivnun.",
+        _azure_invalid,
     ),
     "data-check": ErrorNote(
         "Mend the rows that are named, or move them; `kivnun check` with the recipe shows all findings and what to do. "
@@ -346,6 +380,11 @@ NOTES: dict[str, ErrorNote] = {
         "A classifier has a class for each label of the training rows and can answer with no other. The objective "
         "`classification` takes the answer of a row as its label.",
         _label_unknown,
+    ),
+    "limits-unmet": ErrorNote(
+        "Each form is listed with the limits that it breaks and what it has instead. Loosen the limit that the nearest "
+        "one breaks, or tune a smaller base model. Times and memory are those of this machine.",
+        _limits_unmet,
     ),
     "logits-not-finite": ErrorNote(
         "The weights are broken, since a finite model gives finite logits. Train again with a lower learning rate, or "

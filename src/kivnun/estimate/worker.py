@@ -22,7 +22,7 @@ from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.objectives import make_objective
 from kivnun.training.optimizer import make_master_weights
-from kivnun.training.process_memory import peak_memory_bytes
+from kivnun.runs.peak_memory import peak_memory_bytes
 
 MAX_STEPS = 50
 MIN_STEPS = 2

@@ -23,7 +23,8 @@ from kivnun.recipe.training import TrainingSection
 from kivnun.training.device import decoder_layers
 from kivnun.training.objectives.base import Objective
 from kivnun.training.optimizer import MasterWeights
-from kivnun.training.process_memory import free_memory_bytes, peak_memory_bytes
+from kivnun.runs.peak_memory import peak_memory_bytes
+from kivnun.training.process_memory import free_memory_bytes
 from kivnun.training.shards import values_of
 
 # Of what is free, this much may be filled: the allocator and other programs need the rest.

@@ -1,15 +1,11 @@
-"""What memory this process has left, and the most that it ever held: one reading of the system for all who ask."""
+"""What memory this process has left: one reading of the system for all who ask."""
 
 import resource
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
-
-STATUS = Path("/proc/self/status")
-_KIB = 1024
 
 
 def free_memory_bytes(device: torch.device) -> int:
@@ -32,15 +28,3 @@ def free_memory_bytes(device: torch.device) -> int:
 def _read_cgroup(name: str) -> str:
     folder = Path("/sys/fs/cgroup")
     return (folder / name if (folder / name).exists() else folder / "memory" / name).read_text("ascii").strip()
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process ever held.
-
-    On Linux not `getrusage`, whose maximum a process inherits from the one that started it.
-    """
-    lines = STATUS.read_text("utf-8").splitlines() if STATUS.is_file() else []
-    peak = next((int(line.split()[1]) * _KIB for line in lines if line.startswith("VmHWM:")), None)
-    if peak is not None:
-        return peak
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else _KIB)

@@ -17,7 +17,7 @@ import torch
 
 from kivnun.training.loop import StepReport
 from kivnun.training.peak import forget_peak, peak_flops
-from kivnun.training.process_memory import peak_memory_bytes
+from kivnun.runs.peak_memory import peak_memory_bytes
 
 SAMPLE_SECONDS = 10.0
 

@@ -1,0 +1,129 @@
+"""Which of several measured forms is shipped: the Pareto front, the limits, and one rule that picks.
+
+The rule, so that it can be said in a sentence: of the forms that keep every limit, those that lose no more than 1 % of
+the best score count as equally good, and the smallest of them is taken. Sizes do not vary between runs, times do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kivnun.errors import UserError
+from kivnun.generation.agreement import ParityRow
+from kivnun.recipe.optimization import OptimizationSection, relative_score, size_bytes
+
+EQUAL_QUALITY = 0.99
+"""Share of the best quality from which on a form counts as equally good."""
+
+Goal = Callable[[ParityRow], float | None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was picked, and why not the others.
+
+    Attributes:
+        name: Of the form that is shipped.
+        front: Names of the forms that no other one beats in everything.
+        refused: Why a form breaks a limit, by its name.
+        reason: Why this one, in words.
+    """
+
+    name: str
+    front: tuple[str, ...]
+    refused: Mapping[str, str]
+    reason: str
+
+
+def quality(row: ParityRow) -> float | None:
+    """How good a form is: its score, or without one its share of the reference's tokens; None where not measured."""
+    return row.score if row.score is not None else row.token_agreement
+
+
+GOALS: tuple[Goal, ...] = (
+    quality,
+    lambda row: -row.size_bytes,
+    lambda row: row.tokens_per_second,
+    lambda row: None if row.first_token_ms is None else -row.first_token_ms,
+    lambda row: None if row.memory_bytes is None else -row.memory_bytes,
+)
+"""What a form can be better in; more is better."""
+
+
+def pareto_front(rows: Sequence[ParityRow]) -> tuple[str, ...]:
+    """Names of the rows that no other row is at least as good as in everything and better than in something."""
+    return tuple(row.name for row in rows if not any(_beats(other, row) for other in rows))
+
+
+def _beats(one: ParityRow, other: ParityRow) -> bool:
+    """Whether one is nowhere worse than the other and somewhere better; goals that either lacks do not count."""
+    pairs = [(goal(one), goal(other)) for goal in GOALS]
+    known = [(first, second) for first, second in pairs if first is not None and second is not None]
+    return all(first >= second for first, second in known) and any(first > second for first, second in known)
+
+
+def choose(rows: Sequence[ParityRow], settings: OptimizationSection, *, tuned: ParityRow) -> Choice:
+    """Pick the form that is shipped.
+
+    Args:
+        rows: The candidates, measured on this machine.
+        settings: The recipe's `optimization` section with its limits.
+        tuned: The tuned model's own row, which relative limits refer to.
+
+    Raises:
+        UserError: `limits-unmet` where no candidate keeps them all.
+    """
+    reasons = {row.name: _broken_limits(row, settings, tuned) for row in rows}
+    refused = {name: "; ".join(broken) for name, broken in reasons.items() if broken}
+    allowed = [row for row in rows if row.name not in refused]
+    if not allowed:
+        raise UserError(
+            "limits-unmet",
+            f"none of the {len(rows)} forms keeps every limit of the optimization section",
+            hint="loosen the limit that the nearest form breaks, or tune a smaller base model",
+            details=[f"{name}: {why}" for name, why in refused.items()],
+        )
+    best = max(quality(row) or 0.0 for row in allowed)
+    equal = [row for row in allowed if (quality(row) or 0.0) >= EQUAL_QUALITY * best]
+    chosen = min(equal, key=lambda row: (row.size_bytes, -(quality(row) or 0.0)))
+    reason = f"the smallest of {len(equal)} that lose at most 1 % of the best {_quality_name(chosen)} ({best:.1%})"
+    limits = f", {len(refused)} of {len(rows)} break a limit" if refused else ""
+    return Choice(chosen.name, pareto_front(rows), refused, f"{reason}{limits}")
+
+
+def _quality_name(row: ParityRow) -> str:
+    return "score" if row.score is not None else "agreement"
+
+
+def _broken_limits(row: ParityRow, settings: OptimizationSection, tuned: ParityRow) -> list[str]:
+    """What a form costs more, or brings less, than the recipe allows, in words."""
+    most: list[tuple[str, float | None, float | None]] = [
+        ("max_size", row.size_bytes, None if settings.max_size is None else size_bytes(settings.max_size)),
+        ("max_memory", row.memory_bytes, None if settings.max_memory is None else size_bytes(settings.max_memory)),
+        ("max_latency_ms", row.first_token_ms, settings.max_latency_ms),
+        ("max_divergence", row.divergence, settings.max_divergence),
+    ]
+    least: list[tuple[str, float | None, float | None]] = [
+        ("min_score", row.score, _score_bound(settings, tuned)),
+        ("min_tokens_per_second", row.tokens_per_second, settings.min_tokens_per_second),
+        ("min_agreement", row.identical / row.num_prompts if row.num_prompts else None, settings.min_agreement),
+    ]
+    over = [(name, got, bound) for name, got, bound in most if bound is not None and (got is None or got > bound)]
+    under = [(name, got, bound) for name, got, bound in least if bound is not None and (got is None or got < bound)]
+    return [f"{name} is {bound:,.6g}, {_say(got)}" for name, got, bound in (*over, *under)]
+
+
+def _say(got: float | None) -> str:
+    return "which was not measured" if got is None else f"it has {got:,.6g}"
+
+
+def _score_bound(settings: OptimizationSection, tuned: ParityRow) -> float | None:
+    bound = settings.min_score
+    if not isinstance(bound, str):
+        return bound
+    if tuned.score is None:
+        raise UserError(
+            "limits-unmet",
+            f"optimization.min_score is {bound} of the tuned model's score, which was not measured",
+            hint="add an evaluation section to the recipe, or bound min_agreement",
+        )
+    return relative_score(bound) * tuned.score

@@ -1,0 +1,150 @@
+"""Which form is shipped: the Pareto front, the limits, and the rule that picks; what a form costs, measured."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kivnun.errors import UserError
+from kivnun.generation.agreement import ParityRow
+from kivnun.generation.onnx_engine import OnnxEngine
+from kivnun.optimization.choice import choose, pareto_front
+from kivnun.optimization.measure import first_token_ms, folder_size_bytes, measure_onnx, thread_choices
+from kivnun.recipe.optimization import OptimizationSection, relative_score, size_bytes
+
+MIB = 2**20
+
+
+def row(name: str, *, size: float = 10, score: float | None = 0.9, speed: float = 100, first: float = 10) -> ParityRow:
+    return ParityRow(
+        name, "int4", int(size * MIB), speed, 40, 38, 1, 1, score, 0.97, 0.01, first_token_ms=first, memory_bytes=MIB
+    )
+
+
+TUNED = row("tuned", size=25, speed=50, first=20)
+ROWS = [
+    row("fp32", size=25, score=0.90, speed=60),
+    row("int8", size=8, score=0.90, speed=150),
+    row("int4 k_quant", size=5, score=0.895, speed=200),
+    row("int4 rtn", size=5, score=0.85, speed=200),
+]
+
+
+def settings(**limits: object) -> OptimizationSection:
+    return OptimizationSection.model_validate({"precision": "auto", **limits})
+
+
+def test_the_smallest_form_that_is_as_good_is_taken():
+    choice = choose(ROWS, settings(), tuned=TUNED)
+    assert choice.name == "int4 k_quant"
+    assert choice.refused == {}
+    assert "the smallest of 3" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("limits", "chosen"),
+    [
+        ({"min_score": "1x"}, "int8"),
+        ({"min_score": 0.9}, "int8"),
+        ({"max_size": "6MiB"}, "int4 k_quant"),
+        ({"min_tokens_per_second": 180}, "int4 k_quant"),
+        ({"min_score": 0.9, "min_tokens_per_second": 50}, "int8"),
+    ],
+)
+def test_limits_leave_only_what_keeps_them(limits, chosen: str):
+    assert choose(ROWS, settings(**limits), tuned=TUNED).name == chosen
+
+
+def test_a_form_that_breaks_a_limit_says_which_and_by_what():
+    choice = choose(ROWS, settings(max_size="6MiB"), tuned=TUNED)
+    assert list(choice.refused) == ["fp32", "int8"]
+    assert choice.refused["int8"] == f"max_size is {6 * MIB:,}, it has 8.38861e+06".replace("6,291,456", "6.29146e+06")
+
+
+def test_limits_that_nothing_keeps_are_refused_with_every_form():
+    with pytest.raises(UserError) as caught:
+        choose(ROWS, settings(max_size="6MiB", min_score=0.9), tuned=TUNED)
+    assert caught.value.code == "limits-unmet"
+    assert [line.partition(":")[0] for line in caught.value.details] == [each.name for each in ROWS]
+
+
+def test_what_was_not_measured_keeps_no_limit():
+    blind = [replace(each, first_token_ms=None) for each in ROWS]
+    with pytest.raises(UserError, match="none of the 4 forms"):
+        choose(blind, settings(max_latency_ms=1000), tuned=TUNED)
+
+
+def test_a_share_of_a_score_that_was_not_measured_is_refused():
+    with pytest.raises(UserError, match="was not measured") as caught:
+        choose(ROWS, settings(min_score="0.98x"), tuned=replace(TUNED, score=None))
+    assert caught.value.code == "limits-unmet"
+
+
+def test_without_scores_agreement_decides():
+    rows = [replace(ROWS[1], score=None, token_agreement=0.99), replace(ROWS[3], score=None, token_agreement=0.80)]
+    assert choose(rows, settings(), tuned=replace(TUNED, score=None)).name == "int8"
+
+
+def test_the_front_holds_what_nothing_beats():
+    assert pareto_front(ROWS) == ("int8", "int4 k_quant")
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([0.7, 0.8, 0.9]), st.integers(1, 4), st.integers(1, 4)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_every_form_off_the_front_is_beaten_and_the_choice_is_one_of_the_candidates(values):
+    rows = [
+        row(f"form {number}", size=size, score=score, speed=speed, first=first)
+        for number, (size, score, speed, first) in enumerate(values)
+    ]
+    front = pareto_front(rows)
+    assert front
+    assert choose(rows, settings(), tuned=TUNED).name in {each.name for each in rows}
+
+
+@pytest.mark.parametrize(("text", "value"), [("2GiB", 2**31), ("500 MB", 500_000_000), ("1.5KiB", 1536)])
+def test_sizes_have_units(text: str, value: int):
+    assert size_bytes(text) == value
+
+
+@pytest.mark.parametrize("text", ["2", "2G", "GiB", "0MiB", "2 gib", "-1MiB", "1e3MB"])
+def test_a_size_without_a_known_unit_is_refused(text: str):
+    with pytest.raises(ValueError, match=r"^"):
+        size_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["0.98", "1.2x", "0x", "x", "98%"])
+def test_a_relative_score_is_a_share_with_an_x(text: str):
+    with pytest.raises(ValueError, match=r"^"):
+        relative_score(text)
+
+
+def test_an_onnx_folder_is_measured_in_a_process_of_its_own(int4_folder):
+    prompts = [[3, 5, 7], [11, 13]]
+    (speed,) = measure_onnx(int4_folder, prompts, threads=(1,))
+    assert speed.num_threads == 1
+    assert speed.tokens_per_second > 0
+    assert 0 < speed.first_token_ms < 1000 * 60
+    # The runtime alone takes tens of MiB; torch, which must not be loaded there, would take hundreds.
+    assert folder_size_bytes(int4_folder) < speed.memory_bytes < 400 * MIB
+
+
+def test_a_folder_that_does_not_load_cannot_be_measured(tmp_path):
+    with pytest.raises(UserError, match="could not be measured") as caught:
+        measure_onnx(tmp_path, [[1]])
+    assert caught.value.code == "export-failed"
+    assert any("genai_config.json is missing" in line for line in caught.value.details)
+
+
+def test_the_time_to_the_first_token_leaves_the_warm_up_out(int4_folder):
+    times = iter([0.0, 9.0, 10.0, 10.5, 20.0, 20.25, 30.0, 30.75])
+    assert first_token_ms(OnnxEngine(int4_folder), [[1], [2], [3]], clock=lambda: next(times)) == 500
+
+
+def test_one_thread_is_always_worth_trying():
+    assert thread_choices()[0] == 1
