@@ -46,8 +46,10 @@ def test_every_dependency_is_bounded_below_and_above(requirements: list[Requirem
 def test_every_dependency_is_locked_to_a_version_that_it_allows(
     requirements: list[Requirement], locked: dict[str, str]
 ) -> None:
-    assert [each.name for each in requirements if canonicalize_name(each.name) not in locked] == []
-    wrong = [each for each in requirements if not each.specifier.contains(locked[canonicalize_name(each.name)])]
+    # Those that take onnxruntime-genai's own place on other machines are never installed beside it.
+    here = [each for each in requirements if not each.name.startswith("onnxruntime-genai-")]
+    assert [each.name for each in here if canonicalize_name(each.name) not in locked] == []
+    wrong = [each for each in here if not each.specifier.contains(locked[canonicalize_name(each.name)])]
     assert [str(each) for each in wrong] == []
 
 
