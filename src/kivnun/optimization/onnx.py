@@ -1,4 +1,4 @@
-"""Export a model folder to an ONNX folder that onnxruntime-genai runs on a CPU: the same model in fp32, or int4.
+"""Export a model folder to an ONNX folder that onnxruntime-genai runs, in any form: fp32, fp16, int8 or int4.
 
 The model builder runs in a process of its own: it prints without end, changes `sys.path`, sets global state in
 transformers and holds several copies of the weights; so its output is caught whole, its memory is given back when it
@@ -7,66 +7,35 @@ ends, and a crash inside it is an error here and not the end of the run.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from kivnun.errors import UserError
-from kivnun.optimization.forms import Form, plan_forms
-from kivnun.optimization.measure import folder_size_bytes
-from kivnun.recipe.optimization import OptimizationSection
-
-NEEDED_FILES = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
-WORKER = Path(__file__).with_name("onnx_worker.py")
-# What onnxruntime-genai's builder knows in version 0.18; a test reads them anew from the installed one.
-ARCHITECTURES = frozenset(
-    {
-        "ChatGLMForConditionalGeneration",
-        "ChatGLMModel",
-        "Ernie4_5ForCausalLM",
-        "Gemma2ForCausalLM",
-        "Gemma3ForCausalLM",
-        "Gemma3ForConditionalGeneration",
-        "Gemma4ForConditionalGeneration",
-        "Gemma4UnifiedForConditionalGeneration",
-        "GemmaForCausalLM",
-        "GptOssForCausalLM",
-        "GraniteForCausalLM",
-        "GraniteMoeHybridForCausalLM",
-        "HunYuanDenseV1ForCausalLM",
-        "InternLM2ForCausalLM",
-        "Lfm2AudioForConditionalGeneration",
-        "Lfm2ForCausalLM",
-        "Lfm2MoeForCausalLM",
-        "Lfm2VlForConditionalGeneration",
-        "LlamaForCausalLM",
-        "Mistral3ForConditionalGeneration",
-        "MistralForCausalLM",
-        "NemotronForCausalLM",
-        "OlmoForCausalLM",
-        "Phi3ForCausalLM",
-        "Phi3SmallForCausalLM",
-        "Phi3VForCausalLM",
-        "Phi4MMForCausalLM",
-        "PhiForCausalLM",
-        "PhiMoEForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen2_5_VLForConditionalGeneration",
-        "Qwen3ForCausalLM",
-        "Qwen3VLForConditionalGeneration",
-        "Qwen3_5ForConditionalGeneration",
-        "Qwen3_5MoeForConditionalGeneration",
-        "SmolLM3ForCausalLM",
-        "VideoChatFlashQwenForCausalLM",
-        "WhisperForConditionalGeneration",
-    }
+from kivnun.optimization.architectures import (
+    ContextLimit,
+    context_limit,
+    exportable_forms,
+    num_layers,
+    read_config,
+    require_exportable,
 )
+from kivnun.optimization.calibration import calibrate, calibrated_options
+from kivnun.optimization.forms import Form
+from kivnun.optimization.measure import folder_size_bytes
+from kivnun.recipe.optimization import Target
+from kivnun.runs.atomic import disk_full_as_user_error
+
+CONFIG_NAME = "genai_config.json"
+NEEDED_FILES = ("model.onnx", CONFIG_NAME, "tokenizer.json", "tokenizer_config.json")
+WORKER = Path(__file__).with_name("onnx_worker.py")
 # Shown of a failed build: the end of its output, where the exception is.
 NUM_DETAIL_LINES = 15
 FULL_DISK_BYTES = 64 * 1024
@@ -77,6 +46,13 @@ OFFLINE = {
     "TQDM_DISABLE": "1",
     "PYTHONUNBUFFERED": "1",
 }
+BUILDER_PROVIDERS: Mapping[Target, str] = {"cpu": "cpu", "cuda": "cuda", "directml": "dml"}
+"""What the builder and `genai_config.json` call each target."""
+
+_LAYER = re.compile(r"Reading layer (\d+)")
+_ROUNDED = re.compile(r"Progress: \[[# ]*\] *(\d+)")
+
+Log = Callable[[str, Mapping[str, object]], None]
 
 
 @dataclass(frozen=True)
@@ -88,41 +64,71 @@ class ExportResult:
         form: What was built.
         size_bytes: Of all files.
         build_seconds: Wall time of the build and its check.
+        checked: Whether a token was computed; otherwise the form runs elsewhere, and only its weights and graph were
+            checked.
+        notes: What a user must know of it, as sentences.
     """
 
     folder: Path
     form: Form
     size_bytes: int
     build_seconds: float
+    checked: bool
+    notes: tuple[str, ...]
+
+
+def _ignore(event: str, fields: Mapping[str, object]) -> None:
+    """For callers that show nothing."""
 
 
 def export_onnx(
-    model_folder: Path, out_folder: Path, form: Form, *, calibration: Sequence[Sequence[int]] = ()
+    model_folder: Path,
+    out_folder: Path,
+    form: Form,
+    *,
+    calibration: Sequence[Sequence[int]] = (),
+    options: Sequence[str] = (),
+    log: Log = _ignore,
 ) -> ExportResult:
-    """Build an ONNX folder and check that it loads and runs.
+    """Build an ONNX folder and check it: every weight, that the graph loads, and here the logits of one token.
 
     Args:
         model_folder: A Hugging Face folder with config, safetensors and tokenizer.
         out_folder: Appears only when everything is checked; must not exist, or be empty.
         form: The form to build.
         calibration: Token ids of training rows, for the algorithms that look at them.
+        options: Further `key=value` options of the builder.
+        log: Takes `exporting` (name, done, total) as the build goes on, and the events of `calibrate`.
 
     Raises:
         UserError: export-failed, model-missing, model-invalid, disk-full.
     """
-    _require_exportable(model_folder, out_folder)
+    _require_folders(model_folder, out_folder)
+    config = read_config(model_folder)
+    require_exportable(config, form.target)
+    limit = context_limit(config, form.target)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=f".{out_folder.name}.", dir=out_folder.parent) as work_text:
+    with (
+        disk_full_as_user_error(out_folder),
+        tempfile.TemporaryDirectory(prefix=f".{out_folder.name}.", dir=out_folder.parent) as work_text,
+    ):
         work = Path(work_text)
-        built = work / "onnx"
-        _run_builder(model_folder, built, work / "cache", [form.precision, *builder_options(form)])
+        source, built = model_folder.resolve(), work / "onnx"
+        if form.needs_calibration:
+            source = calibrate(source, work / "calibrated", form, calibration, log=log)
+        arguments = [form.precision, BUILDER_PROVIDERS[form.target], *builder_options(form), *options]
+        watch = _watch(form, num_layers(config), log)
+        _run_builder(model_folder, [str(source), str(built), str(work / "cache"), *arguments], watch)
         require_onnx_files(built)
+        if limit is not None:
+            limit_context(built, limit.tokens)
         try:
             built.replace(out_folder)
         except OSError as error:
             raise _failed(model_folder, [f"cannot move the result to {out_folder}: {error}"]) from error
-    return ExportResult(out_folder, form, folder_size_bytes(out_folder), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return ExportResult(out_folder, form, folder_size_bytes(out_folder), seconds, form.runs_here, _notes(form, limit))
 
 
 def builder_options(form: Form) -> list[str]:
@@ -133,10 +139,12 @@ def builder_options(form: Form) -> list[str]:
     with a tied vocabulary of 8,192: KL to fp32 0.0014 -> 0.0001 and the same top token at 95.9 % -> 98.7 % of the
     positions, for 9.6 MB instead of 8.1 MB. The builder stores a tied matrix once (unshared int4: 18.6 MB, KL 0.0009).
     """
-    # Windows that matter are refused; for the others 0.18 builds a window-long cache whose shape does not match.
+    # With its own, window-long cache, the shapes that 0.18 builds for layers with sliding windows do not match.
     full_cache = ["windowed_kv_cache=false"]
     if not form.is_quantized:
         return full_cache
+    if form.needs_calibration:
+        return [*full_cache, *calibrated_options(form)]
     blocks = [f"block_size={form.block_size}", f"algo_config={form.algorithm}"]
     return [*full_cache, *blocks, "matmul_mixed_precision=last_matmul:int8"]
 
@@ -156,7 +164,30 @@ def require_onnx_files(folder: Path) -> None:
         raise _failed(folder, problems)
 
 
-def _require_exportable(model_folder: Path, out_folder: Path) -> None:
+def limit_context(folder: Path, tokens: int) -> None:
+    """Let an ONNX folder take no more tokens, prompt and answer together.
+
+    Args:
+        folder: An ONNX folder that nobody uses yet.
+        tokens: The most.
+    """
+    path = folder / CONFIG_NAME
+    config = json.loads(path.read_bytes())
+    config["model"]["context_length"] = min(tokens, config["model"]["context_length"])
+    config["search"]["max_length"] = min(tokens, config["search"]["max_length"])
+    path.write_text(json.dumps(config, indent=4), "utf-8")
+
+
+def _notes(form: Form, limit: ContextLimit | None) -> tuple[str, ...]:
+    notes = []
+    if limit is not None:
+        notes.append(f"{form} takes {limit.tokens} tokens, prompt and answer together: {limit.reason}")
+    if not form.runs_here:
+        notes.append(f"{form} was built and not run: check it on that machine with kivnun verify")
+    return tuple(notes)
+
+
+def _require_folders(model_folder: Path, out_folder: Path) -> None:
     if not model_folder.is_dir():
         raise UserError("model-missing", f"{model_folder} is not a folder", hint="give the folder of a saved model")
     missing = [name for name in ("config.json", "tokenizer.json") if not (model_folder / name).is_file()]
@@ -172,80 +203,48 @@ def _require_exportable(model_folder: Path, out_folder: Path) -> None:
         )
 
 
-def exportable_forms(model_folder: Path, settings: OptimizationSection) -> tuple[Form, ...]:
-    """The forms that a recipe asks for; refuses, from the config alone and before any training, what cannot be built.
+def _watch(form: Form, layers: int | None, log: Log) -> Callable[[str], None]:
+    """What reads the builder's output: layers are read first, and then a quantised form's matrices are rounded."""
+    total = (layers or 0) * (2 if form.is_quantized else 1)
 
-    Raises:
-        UserError: `export-failed`, or `model-invalid` for a config that is not JSON.
-    """
-    config = _read_config(model_folder / "config.json")
-    _require_known_architecture(config)
-    _require_full_attention(config)
-    given = {name: config.get(name) for name in ("hidden_size", "intermediate_size")}
-    return plan_forms(settings, {name: width for name, width in given.items() if isinstance(width, int)})
+    def read(line: str) -> None:
+        layer, percent = _LAYER.match(line), _ROUNDED.match(line)
+        done = int(layer[1]) + 1 if layer else 0
+        if percent and layers:
+            done = layers + layers * int(percent[1]) // 100
+        if 0 < done <= total:
+            log("exporting", {"name": str(form), "done": done, "total": total})
 
-
-def _read_config(path: Path) -> dict[str, object]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _invalid_config(path, str(error)) from error
-    if not isinstance(config, dict):
-        raise _invalid_config(path, f"expected an object, got {type(config).__name__}")
-    return cast("dict[str, object]", config)
+    return read
 
 
-def _invalid_config(path: Path, reason: str) -> UserError:
-    return UserError("model-invalid", f"{path} cannot be read: {reason}", hint="get the model again from where it came")
-
-
-def _require_known_architecture(config: Mapping[str, object]) -> None:
-    """Refuse what the builder does not know; a config without a name gets one when the model is saved."""
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    if name is not None and name not in ARCHITECTURES:
-        raise UserError(
-            "export-failed",
-            f"the ONNX builder does not know the architecture {name}",
-            hint="remove the optimization section, or take a base model of another family, such as Llama or Qwen",
-        )
-
-
-def _require_full_attention(config: Mapping[str, object]) -> None:
-    """Refuse a sliding window shorter than the context: on a CPU, genai 0.18 leaves it out or breaks at it."""
-    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
-    if not config.get("use_sliding_window", True) or not isinstance(window, int) or not isinstance(context, int):
-        return
-    if window < context:
-        raise UserError(
-            "export-failed",
-            f"the model attends to the last {window} tokens of {context}, which its ONNX form would not",
-            hint="remove the optimization section, or take a base model without a sliding window",
-        )
-
-
-def _run_builder(model_folder: Path, built: Path, cache: Path, arguments: Sequence[str]) -> None:
+def _run_builder(model_folder: Path, arguments: Sequence[str], watch: Callable[[str], None]) -> None:
     # -P keeps this package's folder off the child's sys.path, where our onnx.py would hide the onnx package.
-    command = [sys.executable, "-P", str(WORKER), *map(str, (model_folder.resolve(), built, cache)), *arguments]
-    log_path = built.with_name("build.log")
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and file, no shell
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=os.environ | OFFLINE
-        )
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and file, no shell
+        [sys.executable, "-P", str(WORKER), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | OFFLINE,
+        encoding="utf-8",
+        errors="replace",
+    )
+    lines: deque[str] = deque(maxlen=NUM_DETAIL_LINES)
+    # The context closes the pipes; the process ends with the one to its standard input, and for certain by the kill.
+    with process:
         try:
+            for line in process.stdout or ():
+                watch(line)
+                if line.strip():
+                    lines.append(line.rstrip())
             status = process.wait()
         finally:
             process.kill()
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
     if status != 0:
-        lines = [line for line in log_path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        raise _build_error(model_folder, built.parent, status, lines)
+        raise _build_error(model_folder, Path(arguments[1]).parent, status, [*lines])
 
 
 def _build_error(model_folder: Path, free_at: Path, status: int, lines: list[str]) -> UserError:
-    # With nothing left at all, not even the words that say so could be written.
     is_full = shutil.disk_usage(free_at).free < FULL_DISK_BYTES
     if is_full or any("No space left on device" in line for line in lines):
         return UserError(
@@ -253,13 +252,23 @@ def _build_error(model_folder: Path, free_at: Path, status: int, lines: list[str
             f"the disk filled up while {model_folder} was exported",
             hint="free some space beside the output folder; an export needs about twice the model's size",
         )
-    return _failed(model_folder, [*lines[-NUM_DETAIL_LINES:], f"exit status {status}"])
+    return _failed(model_folder, [*lines, f"exit status {status}"])
 
 
 def _failed(folder: Path, details: Sequence[str]) -> UserError:
     return UserError(
         "export-failed",
         f"no ONNX model could be made of {folder}",
-        hint="the last lines above name the cause; models of the Llama, Qwen, Phi, Mistral and Gemma families export",
+        hint="the last lines above name the cause; Llama, Qwen, Phi, Mistral, Gemma and GPT-2 models export",
         details=details,
     )
+
+
+__all__ = [
+    "ExportResult",
+    "builder_options",
+    "export_onnx",
+    "exportable_forms",
+    "limit_context",
+    "require_onnx_files",
+]

@@ -299,6 +299,8 @@ def check_optimization(optimization: "OptimizationSection") -> list[Problem]:
         problems.append(Problem("calibration_rows", f"has no effect on the algorithm {optimization.algorithm}"))
     if precision == "fp16" and optimization.target == "cpu":
         problems.append(Problem("precision", "fp16 is not computed on CPUs; use fp32, int8 or int4"))
+    if precision == "fp32" and optimization.target not in ("auto", "cpu"):
+        problems.append(Problem("precision", f"fp32 is computed on CPUs; {optimization.target} takes fp16 or int4"))
     if precision == "int8" and optimization.algorithm in ("gptq", "awq"):
         problems.append(Problem("algorithm", f"{optimization.algorithm} makes int4 weights; int8 takes rtn or k_quant"))
     if precision == "int8" and optimization.target == "directml":
@@ -343,7 +345,7 @@ def _check_held_out_rows(recipe: "Recipe") -> list[Problem]:
     problems: list[Problem] = []
     if recipe.evaluation is not None and data.test is None and data.split.test == 0:
         problems.append(Problem("data.split.test", "is 0, but the evaluation needs test rows"))
-    if data.validation is None and data.split.validation == 0:
+    if data.validation is None and data.validation_rows is None and data.split.validation == 0:
         settings = {
             "training.validate_every_steps": training.validate_every_steps,
             "training.early_stopping_patience": training.early_stopping_patience,
