@@ -263,7 +263,6 @@ def test_an_adapter_comes_back_as_it_was_written(tiny_model_folder: Path, writte
         ("modules_to_save", "lm_head"),
         ("rank_pattern", {"q_proj": 8}),
         ("alpha_pattern", {"q_proj": 8}),
-        ("fan_in_fan_out", True),
         ("lora_bias", True),
         ("layer_replication", [[0, 1]]),
         ("trainable_token_indices", [1]),

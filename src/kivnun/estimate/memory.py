@@ -8,6 +8,7 @@ import torch
 from kivnun.methods import make_method
 from kivnun.models.empty import empty_model
 from kivnun.models.heads import choose_head, put_head
+from kivnun.models.linear_layers import LinearLayer
 from kivnun.models.quantize import QuantizedLinear, count_bytes, count_parameters
 from kivnun.models.resolve import ResolvedModel
 from kivnun.models.types import Model
@@ -98,7 +99,11 @@ def _activation_bytes(model: Model, batch_tokens: int, dtype: torch.dtype) -> in
     A layer keeps its input for its backward pass, and layers that read the same input share it; counting each is what
     makes up for the scores of the attention, which depend on the lengths of the rows.
     """
-    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear | QuantizedLinear)]
     head = model.get_output_embeddings()
-    width = sum(module.in_features + module.out_features for module in linear if module is not head)
+    width = 0
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            width += module.in_features + module.out_features
+        elif isinstance(module, LinearLayer) and module is not head:
+            width += sum(module.weight.shape)
     return batch_tokens * width * dtype.itemsize

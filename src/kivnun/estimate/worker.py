@@ -18,11 +18,11 @@ from kivnun.models.attention import use_packed_attention
 from kivnun.models.heads import choose_head, load_headed
 from kivnun.models.load import move_model
 from kivnun.recipe.schema import Recipe
+from kivnun.runs.peak_memory import peak_memory_bytes
 from kivnun.training.device import compile_layers, pick_device, pick_dtype
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.objectives import make_objective
 from kivnun.training.optimizer import make_master_weights
-from kivnun.runs.peak_memory import peak_memory_bytes
 
 MAX_STEPS = 50
 MIN_STEPS = 2

@@ -7,6 +7,7 @@ DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): h = c * (W x + s B A x) + b, wi
 where the length ||.|| is a constant to the gradient (section 4.3) and m starts as the row lengths of W.
 
 A starts as in PEFT (Kaiming uniform with a = sqrt(5)) and B at zero, so that an untrained adapter is the base model.
+The base layer may keep W as (I, O), as GPT-2's does; all that is computed here sees it as (O, I).
 Shapes: I in, O out, R rank; leading axes are free.
 """
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.methods.dropped_low_rank import dropped_low_rank_linear
 from kivnun.methods.low_rank import low_rank_linear
+from kivnun.models.linear_layers import LinearLayer, is_transposed, weight_matrix
 from kivnun.recipe.methods import LoraMethod
 
 
@@ -33,23 +35,33 @@ class AdaptedLinear(nn.Module):
         base: The layer to adapt; it is kept, frozen, as `base`.
         settings: Rank, scaling and dropout.
         generator: Source of A's initial values, so that a seed covers the adapter too.
+
+    Attributes:
+        is_transposed: Whether the base model's own layer keeps its matrix as (I, O).
     """
 
-    def __init__(self, base: nn.Linear, settings: LoraMethod, *, generator: torch.Generator) -> None:
+    def __init__(self, base: LinearLayer, settings: LoraMethod, *, generator: torch.Generator) -> None:
         super().__init__()
         self.base = base.requires_grad_(requires_grad=False)
+        self.is_transposed = is_transposed(base)
         self.scaling = lora_scaling(settings)
         self.dropout = settings.dropout
         self.learning_rate_ratio = settings.learning_rate_ratio
         # float32 whatever the base: the low-rank factors are small, and they are what is trained.
-        bound = 1 / math.sqrt(base.in_features)
-        a_RI = torch.empty(settings.rank, base.in_features).uniform_(-bound, bound, generator=generator)
+        num_out, num_in = weight_matrix(base).shape
+        bound = 1 / math.sqrt(num_in)
+        a_RI = torch.empty(settings.rank, num_in).uniform_(-bound, bound, generator=generator)
         self.lora_A = nn.Parameter(a_RI.to(base.weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, settings.rank, device=base.weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(num_out, settings.rank, device=base.weight.device))
+
+    @property
+    def matrix(self) -> Tensor:
+        """The base layer's own weight, seen as (O, I)."""
+        return weight_matrix(self.base)
 
     def base_weight(self) -> Tensor:
         """The frozen weight (O, I) in float32."""
-        return self.base.weight.float()
+        return self.matrix.float()
 
     def delta(self) -> Tensor:
         """The update's full matrix (O, I) in float32: s B A."""
@@ -70,9 +82,11 @@ class LoraLinear(AdaptedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """The adapted layer's output, in the base layer's dtype."""
         if self.training and self.dropout > 0:
-            dropped, weight = F.dropout(x, self.dropout), self.base.weight
-            return dropped_low_rank_linear(x, dropped, weight, self.base.bias, self.lora_A, self.lora_B, self.scaling)
-        return low_rank_linear(x, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scaling)
+            dropped = F.dropout(x, self.dropout)
+            return dropped_low_rank_linear(
+                x, dropped, self.matrix, self.base.bias, self.lora_A, self.lora_B, self.scaling
+            )
+        return low_rank_linear(x, self.matrix, self.base.bias, self.lora_A, self.lora_B, self.scaling)
 
 
 class DoraLinear(AdaptedLinear):
@@ -88,7 +102,7 @@ class DoraLinear(AdaptedLinear):
 
     base_squares: Tensor
 
-    def __init__(self, base: nn.Linear, settings: LoraMethod, *, generator: torch.Generator) -> None:
+    def __init__(self, base: LinearLayer, settings: LoraMethod, *, generator: torch.Generator) -> None:
         super().__init__(base, settings, generator=generator)
         squares_O = self.base_weight().square().sum(1)
         # The frozen part of every row's length, computed once.
@@ -103,9 +117,9 @@ class DoraLinear(AdaptedLinear):
         c_O = self.lora_magnitude_vector / self.row_lengths()
         if self.training and self.dropout > 0:
             dropped = F.dropout(x, self.dropout)
-            update = (c_O - 1) * F.linear(dropped, self.base.weight) + c_O * self.low_rank_part(dropped)
+            update = (c_O - 1) * F.linear(dropped, self.matrix) + c_O * self.low_rank_part(dropped)
             return self.base(x) + update.to(x.dtype)
-        y = c_O * low_rank_linear(x, self.base.weight, None, self.lora_A, self.lora_B, self.scaling)
+        y = c_O * low_rank_linear(x, self.matrix, None, self.lora_A, self.lora_B, self.scaling)
         return (y if self.base.bias is None else y + self.base.bias).to(x.dtype)
 
     @torch.no_grad()
@@ -115,7 +129,7 @@ class DoraLinear(AdaptedLinear):
         |w + s b A|^2 = |w|^2 + 2 s b (A w) + s^2 b (A A^T) b^T for a row w of W and b of B.
         """
         b_OR = self.lora_B.float()
-        cross_OR = (self.base.weight @ self.lora_A.to(self.base.weight.dtype).T).float()
+        cross_OR = (self.matrix @ self.lora_A.to(self.base.weight.dtype).T).float()
         gram_RR = self.lora_A.float() @ self.lora_A.float().T
         squares_O = (b_OR * (2 * self.scaling * cross_OR + self.scaling**2 * (b_OR @ gram_RR))).sum(1)
         return (self.base_squares + squares_O).clamp_min(torch.finfo(torch.float32).tiny).sqrt()

@@ -8,10 +8,11 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from kivnun.errors import UserError
 from kivnun.methods.targets import is_within
+from kivnun.models.linear_layers import LinearLayer, weight_matrix
 from kivnun.models.types import Model
 from kivnun.recipe.methods import LoraMethod
 
@@ -25,6 +26,8 @@ _KNOWN_FIELDS = frozenset(
         *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
         *("inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout"),
         *("use_rslora", "use_dora", "modules_to_save"),
+        # A and B are the same either way; PEFT too goes by the layer itself.
+        "fan_in_fan_out",
         *("layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "runtime_config"),
         *("eva_config", "ensure_weight_tying", "init_lora_weights"),
     )
@@ -169,7 +172,7 @@ def require_fit(
     names = sorted({key.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for key in keys})
     for name in names:
         layer = known.get(name)
-        if not isinstance(layer, nn.Linear):
+        if not isinstance(layer, LinearLayer):
             problem = f"{folder}: {name or keys[0]} is not a linear layer of the base model"
             raise UserError("adapter-invalid", problem, hint=hint)
         shapes |= _lora_shapes(name, layer, settings)
@@ -181,13 +184,14 @@ def require_fit(
     return names, saved
 
 
-def _lora_shapes(name: str, layer: nn.Linear, settings: LoraMethod) -> dict[str, tuple[int, ...]]:
+def _lora_shapes(name: str, layer: LinearLayer, settings: LoraMethod) -> dict[str, tuple[int, ...]]:
+    num_out, num_in = weight_matrix(layer).shape
     shapes: dict[str, tuple[int, ...]] = {
-        f"{PEFT_PREFIX}{name}.lora_A.weight": (settings.rank, layer.in_features),
-        f"{PEFT_PREFIX}{name}.lora_B.weight": (layer.out_features, settings.rank),
+        f"{PEFT_PREFIX}{name}.lora_A.weight": (settings.rank, num_in),
+        f"{PEFT_PREFIX}{name}.lora_B.weight": (num_out, settings.rank),
     }
     if settings.use_dora:
-        shapes[f"{PEFT_PREFIX}{name}.lora_magnitude_vector"] = (layer.out_features,)
+        shapes[f"{PEFT_PREFIX}{name}.lora_magnitude_vector"] = (num_out,)
     return shapes
 
 

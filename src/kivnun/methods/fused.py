@@ -15,7 +15,7 @@ def read_projection(module: nn.Module) -> Projection | None:
     """
     if type(module) is LoraLinear and not (module.training and module.dropout > 0):
         base = module.base
-        return Projection(base.weight, base.bias, module.lora_A, module.lora_B, module.scaling)
+        return Projection(module.matrix, base.bias, module.lora_A, module.lora_B, module.scaling)
     if type(module) is QloraLinear and not (module.training and module.dropout > 0):
         quantized = module.base
         return Projection(None, quantized.bias, module.lora_A, module.lora_B, module.scaling, quantized.dequantize)

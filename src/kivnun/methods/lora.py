@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +18,7 @@ from kivnun.methods.base_model import BaseModelName, write_base_model
 from kivnun.methods.saved_modules import find_saved, saved_tensors, train_whole
 from kivnun.methods.targets import find_targets
 from kivnun.models.heads import peft_task
+from kivnun.models.linear_layers import linear_layer, weight_matrix
 from kivnun.models.types import Model
 from kivnun.recipe.methods import LoraMethod
 
@@ -92,7 +93,7 @@ class Lora:
             # Whole names: PEFT takes a name's last letters, so that `norm` would mean every norm there.
             "modules_to_save": list(saved) or None,
             "bias": "none",
-            "fan_in_fan_out": False,
+            "fan_in_fan_out": any(layer.is_transposed for _, layer in adapted_layers(model)),
             "inference_mode": True,
         }
 
@@ -103,15 +104,14 @@ def require_rank(model: Model, names: Sequence[str], rank: int) -> None:
     Raises:
         UserError: `recipe-invalid`, naming the narrowest layer and its sizes.
     """
-    layers = {name: cast("nn.Linear", model.get_submodule(name)) for name in names}
-    sides = {name: min(layer.in_features, layer.out_features) for name, layer in layers.items()}
-    name = min(sides, key=sides.__getitem__)
-    if rank > sides[name]:
-        layer = layers[name]
+    shapes = {name: tuple(weight_matrix(linear_layer(model, name)).shape) for name in names}
+    name = min(shapes, key=lambda name: min(shapes[name]))
+    smaller = min(shapes[name])
+    if rank > smaller:
         raise UserError(
             "recipe-invalid",
-            f"method.rank: {rank} is above the smaller side of {name} ({layer.out_features} x {layer.in_features})",
-            hint=f"set it to {sides[name]} or less, or leave that layer out of method.target_modules",
+            f"method.rank: {rank} is above the smaller side of {name} ({' x '.join(map(str, shapes[name]))})",
+            hint=f"set it to {smaller} or less, or leave that layer out of method.target_modules",
         )
 
 
@@ -119,7 +119,7 @@ def put_adapters(model: Model, names: Sequence[str], settings: LoraMethod, gener
     """Replace the named linear layers by adapted ones."""
     kind = DoraLinear if settings.use_dora else LoraLinear
     for name in names:
-        base = cast("nn.Linear", model.get_submodule(name))
+        base = linear_layer(model, name)
         # A new module is in training mode; in a model that answers, its dropout must be off.
         replace_module(model, name, kind(base, settings, generator=generator).train(base.training))
 
@@ -149,7 +149,7 @@ def load_adapter(model: Model, folder: Path) -> Model:
 def merge_adapters(model: Model) -> Model:
     """Add every adapter's update to its base weight in float32 and take the adapters off; changed and returned."""
     for name, layer in list(adapted_layers(model)):
-        layer.base.weight.copy_(layer.merged_weight().to(layer.base.weight.dtype))
+        layer.matrix.copy_(layer.merged_weight().to(layer.base.weight.dtype))
         replace_module(model, name, layer.base)
     return model
 

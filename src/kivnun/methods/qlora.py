@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name of the field
 from kivnun.methods.adapted_linear import AdaptedLinear, DoraLinear
 from kivnun.methods.base import replace_module
 from kivnun.methods.lora import Lora
+from kivnun.models.linear_layers import LinearLayer, is_transposed, linear_layer
 from kivnun.models.quantize import QuantizedLinear, return_freed_memory
 from kivnun.models.types import Model
 from kivnun.recipe.methods import QloraMethod
@@ -85,7 +86,7 @@ class QuantizedAdapted(AdaptedLinear):
 
     base: QuantizedLinear  # type: ignore[assignment]
 
-    def __init__(self, base: nn.Linear, settings: QloraMethod, *, generator: torch.Generator) -> None:
+    def __init__(self, base: LinearLayer, settings: QloraMethod, *, generator: torch.Generator) -> None:
         quantized = _round(base, settings)
         super().__init__(base, settings, generator=generator)
         self.base = quantized
@@ -128,10 +129,13 @@ class QdoraLinear(QuantizedAdapted, DoraLinear):
         return (self.base_weight() + self.delta()).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _round(linear: nn.Linear, settings: QloraMethod) -> QuantizedLinear:
+def _round(linear: LinearLayer, settings: QloraMethod) -> QuantizedLinear:
     """The layer in 4 bits; its own weight becomes what they stand for, so that all that is made from it agrees."""
     quantized = QuantizedLinear(linear, quant_type=settings.quant_type, double_quant=settings.double_quant)
-    linear.weight = nn.Parameter(quantized.dequantize(linear.weight.dtype), requires_grad=False)
+    rounded_OI = quantized.dequantize(linear.weight.dtype)
+    # A parameter of its own: another layer may share the one that was there.
+    rounded = rounded_OI.T.contiguous() if is_transposed(linear) else rounded_OI
+    linear.weight = nn.Parameter(rounded, requires_grad=False)
     return quantized
 
 
@@ -148,7 +152,7 @@ class Qlora(Lora):
         """
         kind = QdoraLinear if self.settings.use_dora else QloraLinear
         for name in names:
-            base = cast("nn.Linear", model.get_submodule(name))
+            base = linear_layer(model, name)
             adapted = kind(base, self.settings, generator=generator)
             replace_module(model, name, adapted.train(base.training))
             del base

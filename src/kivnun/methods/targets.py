@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from torch import nn
-
 from kivnun.errors import UserError
+from kivnun.models.linear_layers import LinearLayer
 from kivnun.models.types import Model
 
 MAX_NEAR_NAMES = 3
@@ -38,7 +37,7 @@ def find_targets(model: Model, target_modules: str | Sequence[str], *, saved: Se
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and not is_within(name, saved)
+        if isinstance(module, LinearLayer) and module is not head and not is_within(name, saved)
     ]
     if isinstance(target_modules, str):
         if not linear:

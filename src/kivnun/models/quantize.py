@@ -20,6 +20,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F  # noqa: N812 - the name of the field
 
 from kivnun.models.late_imports import load_bitsandbytes
+from kivnun.models.linear_layers import LinearLayer, linear_layer, weight_matrix
 
 BLOCK_SIZE = 64
 SCALE_BLOCK_SIZE = 256
@@ -34,12 +35,13 @@ class QuantizedLinear(nn.Module):
         double_quant: Whether the scales of the blocks are quantised as well.
     """
 
-    def __init__(self, linear: nn.Linear, *, quant_type: str, double_quant: bool) -> None:
+    def __init__(self, linear: LinearLayer, *, quant_type: str, double_quant: bool) -> None:
         super().__init__()
         functional = load_bitsandbytes().functional
-        self.in_features, self.out_features, self.quant_type = linear.in_features, linear.out_features, quant_type
+        # Kept as (O, I) whichever way round the layer had it: blocks of weights then belong to one output.
+        weight = weight_matrix(linear).detach().contiguous()
+        (self.out_features, self.in_features), self.quant_type = weight.shape, quant_type
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
-        weight = linear.weight.detach()
         packed, scales = torch.ops.bitsandbytes.quantize_4bit.default(weight, BLOCK_SIZE, quant_type, torch.uint8)
         code = offset = scales_of_scales = None
         if double_quant:
@@ -123,8 +125,8 @@ def quantize_layers(model: nn.Module, names: Iterable[str], *, quant_type: str, 
         double_quant: Whether the scales of the blocks are quantised as well.
     """
     for name in names:
-        linear = model.get_submodule(name)
-        quantized = QuantizedLinear(cast("nn.Linear", linear), quant_type=quant_type, double_quant=double_quant)
+        linear = linear_layer(model, name)
+        quantized = QuantizedLinear(linear, quant_type=quant_type, double_quant=double_quant)
         model.set_submodule(name, quantized.train(linear.training))
         del linear
         return_freed_memory()
