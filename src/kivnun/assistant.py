@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from kivnun.data.encode import Encoder
 from kivnun.data.folder import read_dataset
-from kivnun.data.template import PromptTemplate, load_template
+from kivnun.data.template import TEMPLATE_NAME, PromptTemplate, load_template
 from kivnun.data.tokens import TokenizedRow, TokenTable, make_table
 from kivnun.errors import UserError
+from kivnun.generation.adapter_list import read_list
 from kivnun.generation.engine import Engine
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.sampling import Sampling
@@ -23,7 +24,9 @@ from kivnun.models.heads import Head, read_head
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import hash_folder, resolve_model
 from kivnun.models.types import Model
-from kivnun.optimization.stage import onnx_folder
+from kivnun.optimization.adapter_sources import CHAT_TEMPLATE_NAME, read_stop_ids
+from kivnun.optimization.adapters import own_folder
+from kivnun.optimization.certificate import onnx_folder
 from kivnun.runs import content_hash, read_lock, read_manifest, verify_artifact
 from kivnun.training.classify import class_log_probabilities
 from kivnun.training.embed import embed_table
@@ -193,7 +196,7 @@ def open_headed(run_dir: Path, kind: str) -> HeadedModel:
     if head is None or head.kind != kind:
         has = "a model that generates text" if head is None else f"a model for {head.kind}"
         raise UserError("stage-unsupported", f"{run_dir} holds {has}, not one for {kind}", hint=_use_of(head, run_dir))
-    model = load_tuned(_base_folder(run_dir), run_dir / "model", dtype=torch.float32)
+    model = load_tuned(base_folder(run_dir), run_dir / "model", dtype=torch.float32)
     use_packed_attention(model)
     return HeadedModel(model, head, Encoder(load_tokenizer(run_dir / "model")), load_template(run_dir / "model"))
 
@@ -234,8 +237,36 @@ def open_assistant(run_dir: Path, engine: str | None) -> Assistant:
     if engine == "onnx":
         require_current(run_dir, "optimized")
         return Assistant(OnnxEngine(onnx_folder(run_dir / "optimized")), encoder, template, stop_ids)
-    model = load_tuned(_base_folder(run_dir), run_dir / "model", dtype=torch.float32)
+    model = load_tuned(base_folder(run_dir), run_dir / "model", dtype=torch.float32)
     return Assistant(TorchEngine(model, pad_id=encoder.end_id), encoder, template, stop_ids)
+
+
+def open_shared(folder: Path, adapter: str | None) -> Assistant:
+    """A model that adapters share, with one of them, or the base model alone.
+
+    Args:
+        folder: Made by `kivnun generate-adapter`.
+        adapter: Name of the adapter; None for the base model, which continues texts, or chats if it has a template.
+
+    Raises:
+        UserError: `adapter-unknown`, with the names that there are; `model-invalid` or `artifact-damaged`.
+    """
+    adapters = read_list(folder)
+    tokenizer = load_tokenizer(folder)
+    encoder = Encoder(tokenizer)
+    chats = (folder / CHAT_TEMPLATE_NAME).is_file()
+    template = PromptTemplate("chat") if chats else PromptTemplate("document", column="text")
+    if adapter is None:
+        return Assistant(OnnxEngine(folder), encoder, template, read_stop_ids(folder, encoder.end_id))
+    record = adapters.find(adapter, folder)
+    own = own_folder(folder, adapter)
+    if (own / CHAT_TEMPLATE_NAME).is_file():
+        tokenizer.chat_template = (own / CHAT_TEMPLATE_NAME).read_text("utf-8")
+    if (own / TEMPLATE_NAME).is_file():
+        template = load_template(own)
+    elif (own / CHAT_TEMPLATE_NAME).is_file():
+        template = PromptTemplate("chat")
+    return Assistant(OnnxEngine(folder).with_adapter(adapter), encoder, template, frozenset(record.stop_ids))
 
 
 def is_current(run_dir: Path, stage: str) -> bool:
@@ -263,7 +294,7 @@ def require_current(run_dir: Path, stage: str) -> None:
         )
 
 
-def _base_folder(run_dir: Path) -> Path:
+def base_folder(run_dir: Path) -> Path:
     """The folder of the very base model that `model/` was trained on."""
     trained_on = read_manifest(run_dir / "model").inputs["base_model"]
     if (run_dir / "base").is_dir() and hash_folder(run_dir / "base") == trained_on:

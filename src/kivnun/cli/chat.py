@@ -10,7 +10,14 @@ import typer
 if TYPE_CHECKING:
     from kivnun.assistant import Assistant
 
-RunName = Annotated[str, typer.Argument(help="The run: its name or its folder.", show_default=False)]
+RunName = Annotated[
+    str,
+    typer.Argument(help="The run: its name or its folder; or a model that adapters share.", show_default=False),
+]
+AdapterName = Annotated[
+    str | None,
+    typer.Option("--adapter", help="Which adapter answers, of a model that several share.", show_default=False),
+]
 
 
 class EngineName(StrEnum):
@@ -36,23 +43,21 @@ def generate(
     temperature: Temperature = 0.0,
     system: System = None,
     seed: Seed = 0,
+    adapter: AdapterName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print prompt, answer and engine as JSON.")] = False,
 ) -> None:
     """Answer one prompt, written as in training: for a template with several fields give them in order.
 
     A classifier answers with its label and the label's probability.
     """
-    from kivnun.assistant import is_classifier
-    from kivnun.runs import find_run
-
-    if is_classifier(find_run(run)):
-        if temperature or engine is not EngineName.AUTO:
+    if _is_classifier(run):
+        if temperature or engine is not EngineName.AUTO or adapter is not None:
             raise typer.BadParameter(
-                "--temperature and --engine belong to models that write text; this is a classifier"
+                "--temperature, --engine and --adapter belong to models that write text; this is a classifier"
             )
         _classify(run, prompt, system, as_json=as_json)
         return
-    assistant = _open(run, engine, system)
+    assistant = _open(run, engine, system, adapter)
     text = assistant.render(prompt)
     stream = assistant.stream(text, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     if as_json:
@@ -72,9 +77,10 @@ def chat(
     temperature: Temperature = 0.0,
     system: System = None,
     seed: Seed = 0,
+    adapter: AdapterName = None,
 ) -> None:
     """Talk to the model line by line; an empty line or Ctrl-D ends it."""
-    assistant = _open(run, engine, system)
+    assistant = _open(run, engine, system, adapter)
     sys.stderr.write(f"{assistant.describe()}; an empty line ends the chat\n")
     history: list[tuple[str, str]] = []
     while True:
@@ -109,11 +115,34 @@ def _classify(run: str, prompt: list[str], system: str | None, *, as_json: bool)
     typer.echo(f"{label}  {probabilities[label]:.1%}")
 
 
-def _open(run: str, engine: EngineName, system: str | None) -> "Assistant":
-    from dataclasses import replace
+def _is_shared(run: str) -> bool:
+    """Whether this is a model that adapters share, and no run."""
+    from pathlib import Path
 
-    from kivnun.assistant import open_assistant
+    from kivnun.generation.adapter_list import has_adapters
+
+    return has_adapters(Path(run))
+
+
+def _is_classifier(run: str) -> bool:
+    from kivnun.assistant import is_classifier
     from kivnun.runs import find_run
 
+    return not _is_shared(run) and is_classifier(find_run(run))
+
+
+def _open(run: str, engine: EngineName, system: str | None, adapter: str | None) -> "Assistant":
+    from dataclasses import replace
+    from pathlib import Path
+
+    from kivnun.assistant import open_assistant, open_shared
+    from kivnun.runs import find_run
+
+    if _is_shared(run):
+        if engine is EngineName.TORCH:
+            raise typer.BadParameter("--engine torch: a model that adapters share is an exported one")
+        return replace(open_shared(Path(run), adapter), system=system)
+    if adapter is not None:
+        raise typer.BadParameter(f"--adapter: {run} is a run, whose model has no adapters to choose between")
     assistant = open_assistant(find_run(run), None if engine is EngineName.AUTO else engine.value)
     return replace(assistant, system=system)

@@ -6,20 +6,26 @@ such prompts are common; `_start` feeds those tokens one by one, as if they were
 
 Prompts are answered one at a time: only the first feed of a batch is allowed, so the way above is closed to it, and its
 rows end at the model's own end token instead of ours. The gain would be small for int4 on a CPU (measured: 15 %).
+
+A folder may hold adapters too (`adapter_list.py`). They share the loaded model; each request says which one it uses.
 """
 
 # onnxruntime-genai's names come from a compiled module without type stubs.
 # pyright: reportAttributeAccessIssue=false
 
+import copy
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnxruntime_genai as og
 from numpy.typing import NDArray
 
 from kivnun.errors import UserError
+from kivnun.generation.adapter_list import has_adapters, read_list, require_unchanged, unknown_adapter
 from kivnun.generation.engine import Generation, answer_room, logits_not_finite, require_prompts_fit
 from kivnun.generation.sampling import Sampling, choose_token, start_draws
 
@@ -42,9 +48,42 @@ class OnnxEngine:
         self.name = name
         self._context_tokens, self._padding_id = _read_facts(folder)
         self._model = _load(folder, num_threads)
+        self._adapters = _Adapters(self._model, folder)
+        self._adapter: str | None = None
+
+    def with_adapter(self, name: str | None) -> Self:
+        """This engine with one of its adapters, or with none; the model is loaded once for all of them.
+
+        Args:
+            name: Of the adapter.
+
+        Raises:
+            UserError: adapter-unknown; artifact-damaged or model-invalid for a file that cannot be used.
+        """
+        chosen = copy.copy(self)
+        chosen._adapter = None if name is None else self._adapters.load(name)
+        return chosen
+
+    def with_adapter_file(self, path: Path) -> Self:
+        """This engine with an adapter that its folder does not name, such as one that is still to be checked.
+
+        Args:
+            path: An `.onnx_adapter` file.
+
+        Raises:
+            UserError: model-invalid.
+        """
+        chosen = copy.copy(self)
+        chosen._adapter = self._adapters.load_file(path, str(path))
+        return chosen
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: frozenset[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: frozenset[int],
+        adapters: Sequence[str | None] | None = None,
     ) -> list[Generation]:
         """Answer every prompt greedily, in the order given.
 
@@ -52,12 +91,16 @@ class OnnxEngine:
             prompts: Token ids of each prompt.
             max_new_tokens: At most this many tokens an answer; fewer where the model's context ends.
             stop_ids: Tokens that end an answer.
+            adapters: The adapter of each prompt, None for the base model; this engine's own for all if not given.
 
         Raises:
-            UserError: prompt-invalid, logits-not-finite.
+            UserError: prompt-invalid, logits-not-finite, and what `with_adapter` raises.
         """
         self._require_prompts_fit(prompts)
-        return [self._answer(prompt, self._room(prompt, max_new_tokens), stop_ids) for prompt in prompts]
+        chosen = [self] * len(prompts) if adapters is None else [self.with_adapter(name) for name in adapters]
+        rooms = [self._room(prompt, max_new_tokens) for prompt in prompts]
+        rows = zip(chosen, prompts, rooms, strict=True)
+        return [engine._answer(prompt, room, stop_ids) for engine, prompt, room in rows]
 
     def stream(
         self, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: frozenset[int], sampling: Sampling
@@ -126,6 +169,8 @@ class OnnxEngine:
         parameters = og.GeneratorParams(self._model)
         parameters.set_search_options(max_length=len(prompt_ids) + room)
         steps = og.Generator(self._model, parameters)
+        if self._adapter is not None:
+            steps.set_active_adapter(self._adapters.loaded, self._adapter)
         end = len(prompt_ids)
         while end > 1 and prompt_ids[end - 1] == self._padding_id:
             end -= 1
@@ -146,6 +191,39 @@ class OnnxEngine:
 
     def _require_prompts_fit(self, prompts: Sequence[Sequence[int]]) -> None:
         require_prompts_fit(prompts, context_tokens=self._context_tokens, engine=self.name)
+
+
+class _Adapters:
+    """The adapters of a loaded model, each read from its file when it is first asked for."""
+
+    def __init__(self, model: og.Model, folder: Path) -> None:
+        self.loaded = og.Adapters(model)
+        self._folder = folder
+        self._keys: set[str] = set()
+        self._lock = threading.Lock()
+
+    def load(self, name: str) -> str:
+        """What the runtime calls an adapter, which is read if it was not yet.
+
+        The list is read anew each time, so that adapters may be added and removed while the model stays loaded; one
+        that was removed and added again is another one.
+        """
+        if not has_adapters(self._folder):
+            raise unknown_adapter(name, (), self._folder)
+        record = read_list(self._folder).find(name, self._folder)
+        key = f"{name} {record.sha256}"
+        return key if key in self._keys else self.load_file(require_unchanged(self._folder, record), key)
+
+    def load_file(self, path: Path, key: str) -> str:
+        """Read a file, unless it was, and call it by a key, which is returned."""
+        with self._lock:
+            if key not in self._keys:
+                try:
+                    self.loaded.load(str(path), key)
+                except (RuntimeError, ValueError) as error:
+                    raise _folder_invalid(path, str(error)[:500]) from error
+                self._keys.add(key)
+        return key
 
 
 def _read_facts(folder: Path) -> tuple[int, int]:

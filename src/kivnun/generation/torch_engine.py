@@ -3,19 +3,36 @@
 Shapes: B rows still running, T tokens so far (padding included), V vocabulary.
 """
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kivnun.generation.adapter_list import unknown_adapter
 from kivnun.generation.engine import Generation, answer_room, logits_not_finite, require_prompts_fit
 from kivnun.generation.sampling import Sampling, choose_token, start_draws
 from kivnun.models.types import Model
 from kivnun.models.virtual_tokens import context_tokens
+
+
+class RowAdapters(Protocol):
+    """Named adapters on a torch model, of which each row of a batch may use another: `kivnun.methods.many_lora`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters that there are."""
+        ...
+
+    def applied(self, rows: Sequence[str | None]) -> AbstractContextManager[None]:
+        """Within this, row k of a batch uses the adapter `rows[k]`, None the base model."""
+        ...
 
 
 @dataclass
@@ -24,6 +41,7 @@ class _Answer:
 
     row: int
     room: int
+    adapter: str | None
     token_ids: list[int] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     stopped: bool = False
@@ -49,9 +67,18 @@ class TorchEngine:
         pad_id: Any token id; padding is masked.
         batch_size: Prompts answered together.
         name: Shown in errors and reports.
+        adapters: Adapters on this very model, if it has several.
     """
 
-    def __init__(self, model: Model, *, pad_id: int, batch_size: int = 32, name: str = "torch") -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        pad_id: int,
+        batch_size: int = 32,
+        name: str = "torch",
+        adapters: RowAdapters | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 (got {batch_size})")
         self.name = name
@@ -61,9 +88,30 @@ class TorchEngine:
         self._context_tokens = context_tokens(model)
         # A few architectures have no position ids; asked once, at the foreign border.
         self._model_inputs = frozenset(inspect.signature(model.forward).parameters)
+        self._adapters = adapters
+        self._adapter: str | None = None
+
+    def with_adapter(self, name: str | None) -> Self:
+        """This engine with one of its adapters, or with none; they share the model.
+
+        Args:
+            name: Of the adapter.
+
+        Raises:
+            UserError: adapter-unknown.
+        """
+        self._require_known([name])
+        chosen = copy.copy(self)
+        chosen._adapter = name
+        return chosen
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: frozenset[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: frozenset[int],
+        adapters: Sequence[str | None] | None = None,
     ) -> list[Generation]:
         """Answer every prompt greedily, in the order given; equal to answering one at a time.
 
@@ -71,12 +119,16 @@ class TorchEngine:
             prompts: Token ids of each prompt.
             max_new_tokens: At most this many tokens an answer; fewer where the model's context ends.
             stop_ids: Tokens that end an answer.
+            adapters: The adapter of each prompt, None for the base model; this engine's own for all if not given.
 
         Raises:
-            UserError: prompt-invalid, logits-not-finite.
+            UserError: prompt-invalid, logits-not-finite, adapter-unknown.
         """
         require_prompts_fit(prompts, context_tokens=self._context_tokens, engine=self.name)
-        answers = [_Answer(row, self._room(prompt, max_new_tokens)) for row, prompt in enumerate(prompts)]
+        names = [self._adapter] * len(prompts) if adapters is None else adapters
+        self._require_known(names)
+        rows = enumerate(zip(prompts, names, strict=True))
+        answers = [_Answer(row, self._room(prompt, max_new_tokens), name) for row, (prompt, name) in rows]
         # Neighbours in length share a batch, so that little padding is computed; the longest come first, so that a
         # batch that does not fit in memory fails at once.
         longest_first = sorted(answers, key=lambda answer: -len(prompts[answer.row]))
@@ -112,7 +164,7 @@ class TorchEngine:
             UserError: prompt-invalid, logits-not-finite.
         """
         require_prompts_fit([[*prompt_ids, *answer_ids]], context_tokens=self._context_tokens, engine=self.name)
-        steps = _Steps(self._model, self._model_inputs, *self._left_padded([prompt_ids]), self.name)
+        steps = self._steps([prompt_ids], [self._adapter])
         yield steps.logits_BV[0].cpu().numpy()
         for token in answer_ids:
             steps.feed(torch.tensor([token], device=self._model.device), kept=None)
@@ -122,7 +174,7 @@ class TorchEngine:
         self, prompt_ids: Sequence[int], room: int, stop_ids: frozenset[int], sampling: Sampling
     ) -> Iterator[int]:
         draws = start_draws(sampling)
-        steps = _Steps(self._model, self._model_inputs, *self._left_padded([prompt_ids]), self.name)
+        steps = self._steps([prompt_ids], [self._adapter])
         for number in range(room):
             token = choose_token(steps.logits_BV[0].cpu().numpy(), sampling, draws)
             if token in stop_ids:
@@ -134,8 +186,7 @@ class TorchEngine:
     def _answer_batch(
         self, answers: Sequence[_Answer], prompts: Sequence[Sequence[int]], stop_ids: frozenset[int]
     ) -> None:
-        padded = self._left_padded([prompts[answer.row] for answer in answers])
-        steps = _Steps(self._model, self._model_inputs, *padded, self.name)
+        steps = self._steps([prompts[answer.row] for answer in answers], [answer.adapter for answer in answers])
         running = list(answers)
         while True:
             tokens_B = steps.logits_BV.argmax(-1)
@@ -153,6 +204,16 @@ class TorchEngine:
                 rows = torch.tensor(kept, device=tokens_B.device)
                 steps.feed(tokens_B[rows], kept=rows)
 
+    def _steps(self, prompts: Sequence[Sequence[int]], names: Sequence[str | None]) -> "_Steps":
+        batch = _Batch(self._model, self._model_inputs, self._adapters, self.name)
+        return _Steps(batch, *self._left_padded(prompts), names)
+
+    def _require_known(self, names: Sequence[str | None]) -> None:
+        known = () if self._adapters is None else self._adapters.names
+        for name in names:
+            if name is not None and name not in known:
+                raise unknown_adapter(name, known, self.name)
+
     def _room(self, prompt: Sequence[int], max_new_tokens: int) -> int:
         return answer_room(len(prompt), max_new_tokens=max_new_tokens, context_tokens=self._context_tokens)
 
@@ -164,15 +225,28 @@ class TorchEngine:
         return torch.tensor(ids, device=self._model.device), torch.tensor(mask, device=self._model.device)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What the batches of an engine have in common."""
+
+    model: Model
+    model_inputs: frozenset[str]
+    adapters: RowAdapters | None
+    name: str
+
+    def applied(self, names: Sequence[str | None]) -> AbstractContextManager[None]:
+        """Within this, each row uses its adapter; another batch may stand between two steps of this one."""
+        return nullcontext() if self.adapters is None else self.adapters.applied(names)
+
+
 class _Steps:
     """A batch in the model: the logits after the last token fed, and the cache that the next token needs."""
 
-    def __init__(
-        self, model: Model, model_inputs: frozenset[str], input_ids_BT: Tensor, mask_BT: Tensor, name: str
-    ) -> None:
-        if model.training:
+    def __init__(self, batch: _Batch, input_ids_BT: Tensor, mask_BT: Tensor, names: Sequence[str | None]) -> None:
+        if batch.model.training:
             raise ValueError("the model must be in eval mode: dropout would change its answers")
-        self._model, self._model_inputs, self._name = model, model_inputs, name
+        self._batch = batch
+        self._names = names
         self._mask_BT = mask_BT
         self._cache = None
         self.logits_BV = self._forward(input_ids_BT, (mask_BT.cumsum(-1) - 1).clamp(min=0))
@@ -181,6 +255,7 @@ class _Steps:
         """Feed one more token to each row, after dropping the rows not in `kept`."""
         if kept is not None:
             self._mask_BT = self._mask_BT[kept]
+            self._names = [self._names[row] for row in kept.tolist()]
             self._cache.batch_select_indices(kept)  # type: ignore[union-attr]
         self._mask_BT = torch.cat([self._mask_BT, self._mask_BT.new_ones(len(tokens_B), 1)], dim=1)
         self.logits_BV = self._forward(tokens_B[:, None], self._mask_BT.sum(-1, keepdim=True) - 1)
@@ -189,15 +264,16 @@ class _Steps:
     @torch.no_grad()
     def _forward(self, input_ids_BT: Tensor, position_ids_BT: Tensor) -> Tensor:
         optional: dict[str, Tensor | int] = {"position_ids": position_ids_BT, "logits_to_keep": 1}
-        output = self._model(
-            input_ids=input_ids_BT,
-            attention_mask=self._mask_BT,
-            past_key_values=self._cache,
-            use_cache=True,
-            **{name: value for name, value in optional.items() if name in self._model_inputs},
-        )
+        with self._batch.applied(self._names):
+            output = self._batch.model(
+                input_ids=input_ids_BT,
+                attention_mask=self._mask_BT,
+                past_key_values=self._cache,
+                use_cache=True,
+                **{name: value for name, value in optional.items() if name in self._batch.model_inputs},
+            )
         self._cache = output.past_key_values
         logits_BV = output.logits[:, -1].float()
         if not bool(logits_BV.isfinite().all()):
-            raise logits_not_finite(self._name)
+            raise logits_not_finite(self._batch.name)
         return logits_BV
