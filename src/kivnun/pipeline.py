@@ -3,15 +3,15 @@
     base/        only for a new model: its tokenizer and first weights
     dataset/     rows -> conversations -> checks -> tokens, cut into splits
     checkpoints/ what a killed training goes on from
-    model/       what was trained: an adapter or a whole model, with tokenizer and template
+    model/       what was trained: an adapter or a whole model, with tokenizer, template and golden prompts
     evaluation/  base and tuned model and yardsticks on the test rows
-    optimized/   merged, exported to ONNX, and the parity table
+    optimized/   merged and exported forms, each with the certificate of its parity
     report.html  all of it for people
 
 Read this file first: every stage is one function here, and the floor that it calls does the work.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,26 +19,27 @@ from kivnun.answering import answer_test_rows
 from kivnun.context import TRAINED_STAGE, Context, Log
 from kivnun.data.check_counts import count_checks
 from kivnun.data.encode import Encoder
-from kivnun.data.folder import Dataset, read_dataset, write_dataset
+from kivnun.data.folder import Dataset, read_dataset, sample_documents, write_dataset
 from kivnun.data.preflight import PAGE_NAME, check_before_training, require_no_errors, write_check
 from kivnun.data.prepare import tokenize_splits
 from kivnun.data.reading import read_conversations, read_data
-from kivnun.evaluation.metrics import rows_right
 from kivnun.evaluation.results import BASE, TUNED
 from kivnun.evaluation.stage import Answers, eval_rows, require_answers_fit, score_answers
-from kivnun.generation.engine import Generation
 from kivnun.inputs import find_inputs, fit_context, write_run_lock
 from kivnun.methods import require_mergeable
+from kivnun.model_card.write import write_cards
 from kivnun.models.heads import read_head
 from kivnun.models.load import load_tokenizer
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
+from kivnun.optimization.gguf import require_gguf
+from kivnun.optimization.golden import Golden, GoldenPrompt, read_golden, write_golden
 from kivnun.optimization.onnx import exportable_forms
-from kivnun.optimization.stage import Prompts, TunedFolders, optimize
+from kivnun.optimization.stage import TunedFolders, optimize
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.optimization import OptimizationSection
-from kivnun.recipe.schema import EvaluationSection, NewModel
+from kivnun.recipe.schema import EvaluationSection, NewModel, Recipe
 from kivnun.recipe.training import COMPUTING_SETTINGS
 from kivnun.results import RunResults, read_results, write_evaluation, write_report
 from kivnun.runs import Run, content_hash, library_versions, stage_key
@@ -51,8 +52,8 @@ from kivnun.training.head_answers import asked_rows
 from kivnun.training.joined import BY_ITSELF, Joined
 from kivnun.training.objectives import describe_objective, make_objective
 from kivnun.training.stage import Checkpoints, train
+from kivnun.verification import score_by
 
-MAX_PARITY_PROMPTS = 500
 DEFAULT_MAX_NEW_TOKENS = 32
 
 
@@ -122,6 +123,8 @@ def run_stages(context: Context) -> RunResults:
         # Refuses what cannot be exported now, and not after hours of training.
         require_mergeable(recipe.method)
         exportable_forms(base.folder, recipe.optimization)
+        if recipe.optimization.gguf is not None:
+            require_gguf(base.folder)
     require_trainable(recipe, base)
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:
@@ -136,6 +139,7 @@ def run_stages(context: Context) -> RunResults:
         optimize_model(context, folders, dataset, recipe.optimization)
     results = read_results(run.folder, recipe)
     write_report(results, recipe)
+    write_cards(run.folder, recipe)
     context.log("run_finished", {"report": str(results.report)})
     return results
 
@@ -219,6 +223,9 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         progress = train(trainee.job, checkpoints=checkpoints, log=context.log)
         context.log("training_finished", {"step": progress.step, "best_step": progress.best_step})
         trainee.export(folder)
+        if trainee.head is None and context.joined.parallel.leads:
+            # Fixed now, before any form of the model is made that they could be chosen to suit.
+            write_golden(folder, make_golden(recipe, dataset))
 
     return context.stage(TRAINED_STAGE, inputs, make, parents=("dataset",))
 
@@ -248,24 +255,29 @@ def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, s
     return context.stage("evaluation", inputs, make, parents=("dataset", "model"))
 
 
+def make_golden(recipe: Recipe, dataset: Dataset) -> Golden:
+    """What every form of the model is asked: the first test prompts, and how their answers are scored."""
+    settings, evaluation = recipe.optimization or OptimizationSection(), recipe.evaluation
+    rows = dataset.prompt_rows(settings.golden_prompts)
+    # Running text has no right answer.
+    answered = dataset.template.kind != "document"
+    prompts = tuple(GoldenPrompt(row.prompt_ids, row.answer if answered else None) for row in rows)
+    longest = evaluation.max_new_tokens if evaluation else DEFAULT_MAX_NEW_TOKENS
+    return Golden(prompts, longest, dataset.stop_ids, evaluation.task if evaluation else None)
+
+
 def optimize_model(context: Context, folders: TunedFolders, dataset: Dataset, settings: OptimizationSection) -> Path:
     """Merge, export, and prove that what is shipped answers like what was evaluated."""
     evaluation = context.recipe.evaluation
+    golden = make_golden(context.recipe, dataset)
 
     def make(folder: Path) -> None:
-        rows = dataset.prompt_rows(MAX_PARITY_PROMPTS)
-        encoder = Encoder(load_tokenizer(folders.model))
-
-        def score(answers: Sequence[Generation]) -> float | None:
-            if evaluation is None:
-                return None
-            texts = [encoder.decode(answer.token_ids) for answer in answers]
-            right = rows_right(texts, [row.answer for row in rows], task=evaluation.task)
-            return sum(right) / len(right)
-
-        longest = evaluation.max_new_tokens if evaluation else DEFAULT_MAX_NEW_TOKENS
-        prompts = Prompts([row.prompt_ids for row in rows], longest, dataset.stop_ids)
-        optimize(folders, folder, settings, prompts=prompts, score=score, log=context.log)
+        if read_golden(folders.model) != golden:
+            context.log("golden_made", {"num_prompts": len(golden.prompts)})
+        score = score_by(golden, Encoder(load_tokenizer(folders.model)))
+        seed = context.recipe.training.seed
+        rows = sample_documents(dataset.table("train"), settings.calibration_rows, seed=seed)
+        optimize(folders, folder, settings, golden=golden, score=score, log=context.log, calibration=rows)
 
     inputs = {
         "optimization": settings.model_dump(mode="json"),

@@ -16,7 +16,7 @@ from kivnun.evaluation.compare import Outcome, group_outcomes
 from kivnun.evaluation.report import ReportInput, render_report
 from kivnun.evaluation.stage import Evaluation, evaluation_from_json
 from kivnun.generation.agreement import ParityRow
-from kivnun.optimization.stage import read_parity
+from kivnun.optimization.certificate import read_parity
 from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.schema import Recipe
 from kivnun.runs import Event, read_events, write_atomic

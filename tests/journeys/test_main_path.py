@@ -55,15 +55,20 @@ def test_one_command_makes_every_stage_whole(finished_run: FinishedRun) -> None:
 def test_standard_output_is_one_json_document_and_progress_goes_to_standard_error(finished_run: FinishedRun) -> None:
     results = json.loads(finished_run.ended.out)
     assert {each["name"] for each in results["evaluation"]["scores"]} >= {"base", "tuned"}
-    assert [row["name"] for row in results["parity"]] == ["tuned", "merged", "fp32 ONNX", "int4 ONNX"]
-    for words in ("[dataset]", "[model]", "step 12/12", "[evaluation]", "[optimized]", "int4 ONNX"):
+    assert [row["name"] for row in results["parity"]] == [
+        "tuned",
+        "merged",
+        "fp32 ONNX",
+        "int4 k_quant/32 ONNX",
+    ]
+    for words in ("[dataset]", "[model]", "step 12/12", "[evaluation]", "[optimized]", "int4 k_quant/32 ONNX"):
         assert words in finished_run.ended.err
     assert "Traceback" not in finished_run.ended.err
     assert "Warning" not in finished_run.ended.err
 
 
 def test_every_form_but_int4_answers_as_the_tuned_model_does(finished_run: FinishedRun) -> None:
-    for row in json.loads((finished_run.folder / "optimized" / "parity.json").read_text("utf-8")):
+    for row in json.loads((finished_run.folder / "optimized" / "parity.json").read_text("utf-8"))["rows"]:
         assert row["identical"] + row["ties"] + row["different"] == row["num_prompts"] == 12
         if row["precision"] == "fp32":
             assert row["different"] == 0, row
@@ -81,7 +86,7 @@ def test_the_report_is_one_page_that_fetches_nothing(finished_run: FinishedRun) 
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert FETCHED.findall(page) == []
     assert "<svg" in page
-    assert "int4 ONNX" in page
+    assert "int4 k_quant/32 ONNX" in page
     assert re.search("[\N{HEBREW LETTER ALEF}-\N{HEBREW LETTER TAV}]", page)
 
 

@@ -86,6 +86,11 @@ def test_without_scores_agreement_decides():
     assert choose(rows, settings(), tuned=replace(TUNED, score=None)).name == "int8"
 
 
+def test_a_score_above_the_tuned_models_own_is_luck():
+    rows = [replace(ROWS[1], score=0.95), ROWS[2]]
+    assert choose(rows, settings(), tuned=TUNED).name == "int4 k_quant"
+
+
 def test_the_front_holds_what_nothing_beats():
     assert pareto_front(ROWS) == ("int8", "int4 k_quant")
 

@@ -8,22 +8,36 @@ import tiny_llama
 from safetensors.torch import load_file, save_file
 
 from kivnun.errors import UserError
+from kivnun.generation.agreement import ParityRow
 from kivnun.models.save import save_model
 from kivnun.optimization import stage
+from kivnun.optimization.certificate import onnx_folder, read_certificate, read_parity
+from kivnun.optimization.golden import Golden, GoldenPrompt
 from kivnun.recipe.schema import OptimizationSection
 
 END_OF_TURN = 5
 
 
-def optimize(model_folder: Path, out_folder: Path, stop_ids: set[int], precision: str) -> None:
+def golden_of(prompts: list[list[int]], *, stop_ids: set[int], max_new_tokens: int = 4) -> Golden:
+    return Golden(tuple(GoldenPrompt(tuple(ids), None) for ids in prompts), max_new_tokens, frozenset(stop_ids), None)
+
+
+def optimize(
+    model_folder: Path,
+    out_folder: Path,
+    stop_ids: set[int],
+    events: list[tuple[str, dict]] | None = None,
+    **settings: object,
+) -> list[ParityRow]:
     out_folder.mkdir()
-    stage.optimize(
+    return stage.optimize(
         stage.TunedFolders(model_folder, model_folder),
         out_folder,
-        OptimizationSection.model_validate({"precision": precision}),
-        prompts=stage.Prompts([[17, 23, 40], [300, 2]], 4, frozenset(stop_ids)),
+        OptimizationSection.model_validate(settings),
+        golden=golden_of([[17, 23, 40], [300, 2]], stop_ids=stop_ids),
         score=lambda _answers: None,
-        log=lambda _event, _fields: None,
+        log=lambda event, fields: events.append((event, dict(fields))) if events is not None else None,
+        calibration=[[17, 23, 40, 300, 2, 9], [8, 7, 6, 5]],
     )
 
 
@@ -35,11 +49,14 @@ def optimize(model_folder: Path, out_folder: Path, stop_ids: set[int], precision
     ],
 )
 def test_other_tools_stop_where_we_stop(tiny_folder, tmp_path, stop_ids: set[int], precision: str, expected: object):
-    optimize(tiny_folder, tmp_path / "optimized", stop_ids, precision)
+    rows = optimize(tiny_folder, tmp_path / "optimized", stop_ids, precision=precision)
     generation = json.loads((tmp_path / "optimized" / "merged" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == expected
-    genai = json.loads((stage.onnx_folder(tmp_path / "optimized") / "genai_config.json").read_text())
+    genai = json.loads((onnx_folder(tmp_path / "optimized") / "genai_config.json").read_text())
     assert genai["model"]["eos_token_id"] == expected
+    assert read_parity(tmp_path / "optimized") == rows
+    kept = {path.name for path in (tmp_path / "optimized").iterdir() if path.is_dir()}
+    assert kept == {"merged", f"onnx-{precision}"} == set(read_certificate(tmp_path / "optimized").files)
 
 
 def test_a_merged_model_that_was_not_saved_whole_is_refused(tiny_folder, tmp_path, monkeypatch):
@@ -50,5 +67,5 @@ def test_a_merged_model_that_was_not_saved_whole_is_refused(tiny_folder, tmp_pat
 
     monkeypatch.setattr(stage, "save_model", save_badly)
     with pytest.raises(UserError, match="merged answers 2 of 2 prompts differently") as caught:
-        optimize(tiny_folder, tmp_path / "optimized", {tiny_llama.END}, "fp32")
+        optimize(tiny_folder, tmp_path / "optimized", {tiny_llama.END}, precision="fp32")
     assert caught.value.code == "parity-failed"

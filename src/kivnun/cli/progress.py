@@ -1,7 +1,7 @@
 """Live progress on standard error: a bar with loss, speed and time left on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TextIO, cast
 
@@ -119,25 +119,69 @@ WORDS = {
     "interrupted": "  stopped; step {step} is saved",
     "untrained_head": "  the base model has no head for these labels: it answers with an untrained one",
     "answering": "  {model} model answers {num_rows} test rows",
+    "golden_made": "  the {num_prompts} golden prompts are made from the data set now: the recipe, or Kivnun, changed "
+    "since the training ended",
+    "export_note": "  note: {note}",
+    "candidate_failed": "  {name} could not be built and is left out: {problem}",
+    "calibration_rows": "  calibrating on {used} of {given} rows, {tokens:,} tokens",
+    "calibration_thin": "  note: {tokens:,} tokens are few to calibrate on: {needed:,} or more would be better",
+    "not_run_here": "  {name} is built but does not run on this machine: `kivnun verify` checks it where it does",
+    "gguf_note": "  GGUF: {note}",
     "parity": "  {name}: {identical}/{num_prompts} answers identical, {ties} ties, {different} different",
 }
 
 
 def say_event(event: str, fields: Mapping[str, object]) -> str | None:
     """One event in words, or None for those that need none."""
-    if event == "stage_started":
-        return f"[{fields['stage']}] {STAGE_WORDS.get(str(fields['stage']), '')} ..."
-    if event == "dataset":
-        return _say_dataset(fields)
-    if event == "memory_measured":
-        room = fields["micro_batch_tokens"]
-        words = "a whole batch fits" if room is None else f"{room:,} tokens are computed at once"
-        return f"  memory: {int(cast('int', fields['free_bytes'])) / 2**30:.1f} GiB free; {words}"
-    if event == "validation":
-        return _say_validation(fields)
-    if event == "parity" and fields["different"] and "int4" in str(fields["name"]):
-        return f"{WORDS[event].format_map(fields)}; optimization.min_agreement sets a bound"
+    if event in SAYERS:
+        return SAYERS[event](fields)
     return WORDS[event].format_map(fields) if event in WORDS else None
+
+
+def _say_stage(fields: Mapping[str, object]) -> str:
+    return f"[{fields['stage']}] {STAGE_WORDS.get(str(fields['stage']), '')} ..."
+
+
+def _say_memory(fields: Mapping[str, object]) -> str:
+    room = fields["micro_batch_tokens"]
+    words = "a whole batch fits" if room is None else f"{room:,} tokens are computed at once"
+    return f"  memory: {int(cast('int', fields['free_bytes'])) / 2**30:.1f} GiB free; {words}"
+
+
+def _say_asking(fields: Mapping[str, object]) -> str:
+    left = say_seconds(float(cast("float", fields["seconds_left"])))
+    return f"  {fields['name']}: {fields['done']}/{fields['total']} questions, {left} left"
+
+
+def _say_exporting(fields: Mapping[str, object]) -> str | None:
+    """The beginning, and every quarter of what is counted: a large model takes minutes."""
+    done, total = int(cast("int", fields["done"])), int(cast("int", fields["total"]))
+    if done == 0:
+        return f"  building {fields['name']} ..." if total == 0 else None
+    quarter = max(total // 4, 1)
+    return f"  {fields['name']}: {done}/{total} parts" if total > 8 and done % quarter == 0 else None
+
+
+def _say_calibrating(fields: Mapping[str, object]) -> str | None:
+    layer, total = int(cast("int", fields["layer"])), int(cast("int", fields["num_layers"]))
+    return f"  {fields['algorithm']}: layer {layer}/{total}" if layer in (1, total) or layer % 8 == 0 else None
+
+
+def _say_choice(fields: Mapping[str, object]) -> str | None:
+    """Of one form alone there was no choice."""
+    return None if fields["of"] == 1 else f"  {fields['name']} is shipped: {fields['reason']}"
+
+
+def _say_gguf(fields: Mapping[str, object]) -> str:
+    return f"  GGUF: {int(cast('int', fields['done_bytes'])) / int(cast('int', fields['total_bytes'])):.0%} written"
+
+
+def _say_parity(fields: Mapping[str, object]) -> str:
+    words = WORDS["parity"].format_map(fields)
+    if fields["divergence"] is not None:
+        words += f"; same tokens {fields['token_agreement']:.2%}, divergence {fields['divergence']:.2g} nats"
+    bounds = "optimization.min_agreement and max_divergence set bounds"
+    return f"{words}; {bounds}" if fields["different"] and fields["precision"] not in ("fp32", "f32") else words
 
 
 def _say_validation(fields: Mapping[str, object]) -> str:
@@ -186,3 +230,18 @@ def _say_dataset(fields: Mapping[str, object]) -> str:
     lines += [f"  checks: {line}" for line in said]
     lines += [f"  checks: see {fields['check']}"] if said and "check" in fields else []
     return "\n".join(map(make_visible, lines))
+
+
+SAYERS: Mapping[str, Callable[[Mapping[str, object]], str | None]] = {
+    "stage_started": _say_stage,
+    "dataset": _say_dataset,
+    "memory_measured": _say_memory,
+    "validation": _say_validation,
+    "parity": _say_parity,
+    "asking": _say_asking,
+    "exporting": _say_exporting,
+    "calibrating": _say_calibrating,
+    "form_chosen": _say_choice,
+    "gguf_progress": _say_gguf,
+}
+"""Events that take more than one line of words."""

@@ -19,10 +19,12 @@ class RowProgress:
     Args:
         stream: Where to.
         word: What is done to the rows, such as "checking".
+        unit: What they are called.
     """
 
-    def __init__(self, stream: TextIO, word: str) -> None:
+    def __init__(self, stream: TextIO, word: str, unit: str = "rows") -> None:
         self._word = word
+        self._unit = unit
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._started = self._said_at = time.monotonic()
         self._bar: Bar | None = None
@@ -45,7 +47,7 @@ class RowProgress:
         seconds = now - self._started
         if seconds < QUIET_SECONDS:
             return
-        words = f"{num_rows:,} rows  {num_rows / seconds:,.0f} rows/s"
+        words = f"{num_rows:,} {self._unit}  {num_rows / seconds:,.0f} {self._unit}/s"
         if self._console.is_terminal:
             self._show_bar(share, words)
         elif now - self._said_at >= PLAIN_LINE_SECONDS:

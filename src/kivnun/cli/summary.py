@@ -6,17 +6,21 @@ from rich.table import Table
 from kivnun.data.check_counts import say_checks
 from kivnun.evaluation.results import MAIN_METRICS, PREFERENCE
 from kivnun.evaluation.wording import say_interval, say_metric, say_metric_name, say_size, say_verdict
+from kivnun.generation.agreement import ParityRow
 from kivnun.results import RunResults
 
 PIPE_WIDTH = 120
 
 
+def open_console() -> Console:
+    """Standard output; in a file or a pipe there is no edge to wrap at."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
 def print_summary(results: RunResults) -> None:
     """Print scores, verdicts, the parity table and where to look further."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # In a file or a pipe there is no edge to wrap at.
-        console = Console(highlight=False, width=PIPE_WIDTH)
+    console = open_console()
     if results.evaluation is not None:
         console.print(_score_table(results))
         metric = next(name for name in MAIN_METRICS.values() if name in results.evaluation.scores[0].metrics)
@@ -58,11 +62,45 @@ def _score_table(results: RunResults) -> Table:
 
 def _parity_table(results: RunResults) -> Table:
     table = Table(title="Every form of the model, asked the same", title_justify="left")
-    for name in ("form", "size", "tokens/s", "identical", "ties", "different", "score"):
-        table.add_column(name, justify="left" if name == "form" else "right")
+    table.add_column("form", overflow="fold", min_width=13)
+    for name in PARITY_COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in results.parity:
-        share = f"{row.identical}/{row.num_prompts}"
-        score = "-" if row.score is None else f"{row.score:.1%}"
-        size, speed = say_size(row.size_bytes), f"{row.tokens_per_second:,.0f}"
-        table.add_row(row.name, size, speed, share, str(row.ties), str(row.different), score)
+        said = say_parity(row)
+        verdict = "" if row.verdict == "passed" else f"\n[dim]{row.verdict}[/dim]"
+        table.add_row(row.name + verdict, *(said[each] for each in PARITY_COLUMNS.values()))
     return table
+
+
+PARITY_COLUMNS = {
+    "size": "size",
+    "tokens/s": "tokens_per_second",
+    "1st token": "first_token_ms",
+    "identical": "identical",
+    "ties": "ties",
+    "different": "different",
+    "same tokens": "token_agreement",
+    "divergence": "divergence",
+    "score": "score",
+}
+"""Headings of the parity table, and the figure below each."""
+
+
+def say_parity(row: ParityRow) -> dict[str, str]:
+    """The figures of a form in words; a dash for what was not measured."""
+    asked = row.num_prompts > 0
+    return {
+        "size": say_size(row.size_bytes),
+        "tokens_per_second": _say("{:,.0f}", row.tokens_per_second),
+        "first_token_ms": _say("{:,.1f} ms", row.first_token_ms),
+        "identical": f"{row.identical}/{row.num_prompts}" if asked else "-",
+        "ties": str(row.ties) if asked else "-",
+        "different": str(row.different) if asked else "-",
+        "token_agreement": _say("{:.2%}", row.token_agreement),
+        "divergence": _say("{:.2g}", row.divergence),
+        "score": _say("{:.1%}", row.score),
+    }
+
+
+def _say(words: str, value: float | None) -> str:
+    return "-" if value is None else words.format(value)

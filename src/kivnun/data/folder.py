@@ -94,6 +94,12 @@ def sample_rows(rows: Sequence[StoredRow], limit: int, *, seed: int) -> list[Sto
     return [rows[number] for number in sorted(chosen.tolist())]
 
 
+def sample_documents(table: TokenTable, limit: int, *, seed: int) -> list[list[int]]:
+    """Token ids of at most `limit` documents, drawn by a seed and in their own order."""
+    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(table.num_documents)[:limit]
+    return [table.input_ids(number).tolist() for number in sorted(chosen.tolist())]
+
+
 def write_dataset(prepared: PreparedData, folder: Path, about: Mapping[str, object] | None = None) -> None:
     """Write the splits into an existing, empty folder.
 

@@ -1,10 +1,8 @@
 """Who writes: a model behind an OpenAI-compatible endpoint, or one on this machine."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import torch
 
@@ -12,13 +10,11 @@ from kivnun.assistant import Assistant, open_assistant
 from kivnun.data.encode import Encoder
 from kivnun.data.template import PromptTemplate
 from kivnun.errors import UserError
+from kivnun.generation.endpoint import open_endpoint
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.models.load import load_model, load_tokenizer
 from kivnun.models.resolve import resolve_model
 from kivnun.runs import find_run
-
-MAX_RETRIES = 5
-TIMEOUT_SECONDS = 120.0
 
 Ask = Callable[[Sequence[tuple[str, str]], int], str]
 """Messages as (role, text) and a seed -> the answer's text."""
@@ -57,36 +53,14 @@ def endpoint_writer(
     Raises:
         UserError: `dependency-missing` without the openai package. `ask` raises `endpoint-failed`.
     """
-    try:
-        from openai import OpenAI, OpenAIError  # noqa: PLC0415 - an extra
-        from openai.types.chat import ChatCompletion  # noqa: PLC0415 - see above
-    except ImportError as error:
-        raise UserError(
-            "dependency-missing",
-            "an endpoint is asked with the openai package, which is not installed",
-            hint="pip install 'kivnun[endpoints]'",
-        ) from error
-    # The SDK refuses an empty key; servers on one's own machine want none.
-    # A key that was read from a file often ends in a line break.
-    key = os.environ.get(key_variable, "").strip() or "none"
-    if not key.isascii() or any(sign.isspace() for sign in key):
-        raise UserError(
-            "endpoint-failed",
-            f"the key in ${key_variable} holds characters that no key has",
-            hint=f"set ${key_variable} to the key alone, without quotes or spaces",
-        )
-    if not base_url.startswith(("http://", "https://")):
-        raise UserError(
-            "endpoint-failed",
-            f"{base_url} is no address",
-            hint="begin it with https:// (or http:// for a server of your own), and end it with /v1",
-        )
-    place = _public(base_url)
-    client = OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT_SECONDS)
+    endpoint = open_endpoint(base_url, key_variable=key_variable)
+    # It is installed: the line above refuses to go on without it.
+    from openai import OpenAIError  # noqa: PLC0415 - an extra
+    from openai.types.chat import ChatCompletion  # noqa: PLC0415 - see above
 
     def ask(messages: Sequence[tuple[str, str]], seed: int) -> str:
         try:
-            answer = client.chat.completions.create(
+            answer = endpoint.client.chat.completions.create(
                 model=model,
                 messages=[{"role": role, "content": text} for role, text in messages],  # type: ignore[misc]
                 temperature=temperature,
@@ -94,26 +68,17 @@ def endpoint_writer(
                 seed=seed,
             )
         except (OpenAIError, ValueError) as error:
-            raise UserError(
-                "endpoint-failed",
-                f"{place}: {type(error).__name__}: {str(error).replace(key, '***') if key != 'none' else error}",
-                hint=f"check the address, --model {model} and the key in ${key_variable}; answers so far are kept",
-            ) from error
+            hint = f"check the address, --model {model} and the key in ${key_variable}; answers so far are kept"
+            raise endpoint.failed(error, hint) from error
         if not isinstance(answer, ChatCompletion):
             raise UserError(
                 "endpoint-failed",
-                f"{place} answered something that is no chat completion",
+                f"{endpoint.place} answered something that is no chat completion",
                 hint="the address ends in /v1 most often; answers so far are kept",
             )
         return (answer.choices[0].message.content if answer.choices else None) or ""
 
-    return Writer(model, place, ask, parallel)
-
-
-def _public(base_url: str) -> str:
-    """An address without what may be secret in it: user, password and query."""
-    parts = urlsplit(base_url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return Writer(model, endpoint.place, ask, parallel)
 
 
 def local_writer(name: str, *, temperature: float, max_new_tokens: int) -> Writer:

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from kivnun.errors import UserError
 from kivnun.generation.engine import Generation
 
 NUM_FIRST_DIFFERENCES = 10
+
+Verdict = Literal["passed", "not run here", "not kept"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class ParityRow:
         first_token_ms: Median time to the first token of one request.
         memory_bytes: Most memory that answering took.
         target: What the form runs on.
+        folder: Where it is kept, beside the table; None for the tuned model and for forms that are not kept.
+        verdict: "passed", "not run here" for a form whose target this machine lacks, or "not kept".
+        note: Why it is not kept, or why it is the one that is.
     """
 
     name: str
@@ -95,6 +101,9 @@ class ParityRow:
     first_token_ms: float | None = None
     memory_bytes: int | None = None
     target: str = "cpu"
+    folder: str | None = None
+    verdict: Verdict = "passed"
+    note: str = ""
 
 
 def compare_answers(reference: Sequence[Generation], other: Sequence[Generation], *, tie_tolerance: float) -> Agreement:

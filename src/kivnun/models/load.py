@@ -1,6 +1,8 @@
 """Model and tokenizer folders in, checked: no missing weight, no value that is not finite, no foreign code."""
 
+import io
 import logging
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Literal, cast
 
@@ -95,6 +97,37 @@ def load_model(folder: Path, *, dtype: torch.dtype, kind: ModelKind = "causal la
             hint="get the model again from where it came; training cannot mend it",
         )
     return model.eval()
+
+
+def load_gguf(path: Path) -> Model:
+    """A GGUF file as a model in float32 and evaluation mode: its weights with the values that they are rounded to.
+
+    Args:
+        path: The file. A `config.json` beside it says what transformers does not read from the file, such as the
+            scaling of rotary positions: without it the logits would be others, without a word.
+
+    Raises:
+        UserError: `model-invalid` where it cannot be read or is of an architecture that transformers does not read.
+    """
+    quiet_libraries()
+    try:
+        # Its own progress bar knows no other way to be silent.
+        with redirect_stderr(io.StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                config=AutoConfig.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False),
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except _LOAD_ERRORS as error:
+        raise UserError(
+            "model-invalid",
+            f"{path}: cannot be loaded: {_first_line(error)}",
+            hint="the file must be whole and of an architecture that transformers reads, such as llama or qwen3",
+        ) from error
+    return cast("Model", model).eval()
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

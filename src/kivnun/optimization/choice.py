@@ -34,9 +34,16 @@ class Choice:
     reason: str
 
 
-def quality(row: ParityRow) -> float | None:
-    """How good a form is: its score, or without one its share of the reference's tokens; None where not measured."""
-    return row.score if row.score is not None else row.token_agreement
+def quality(row: ParityRow, tuned_score: float | None = None) -> float | None:
+    """How good a form is: its score, or without one its share of the reference's tokens; None where not measured.
+
+    Args:
+        row: The form.
+        tuned_score: The tuned model's score, above which a form is not better but lucky: rounding teaches nothing.
+    """
+    if row.score is None:
+        return row.token_agreement
+    return row.score if tuned_score is None else min(row.score, tuned_score)
 
 
 GOALS: tuple[Goal, ...] = (
@@ -82,9 +89,10 @@ def choose(rows: Sequence[ParityRow], settings: OptimizationSection, *, tuned: P
             hint="loosen the limit that the nearest form breaks, or tune a smaller base model",
             details=[f"{name}: {why}" for name, why in refused.items()],
         )
-    best = max(quality(row) or 0.0 for row in allowed)
-    equal = [row for row in allowed if (quality(row) or 0.0) >= EQUAL_QUALITY * best]
-    chosen = min(equal, key=lambda row: (row.size_bytes, -(quality(row) or 0.0)))
+    qualities = {row.name: quality(row, tuned.score) or 0.0 for row in allowed}
+    best = max(qualities.values())
+    equal = [row for row in allowed if qualities[row.name] >= EQUAL_QUALITY * best]
+    chosen = min(equal, key=lambda row: (row.size_bytes, -qualities[row.name]))
     reason = f"the smallest of {len(equal)} that lose at most 1 % of the best {_quality_name(chosen)} ({best:.1%})"
     limits = f", {len(refused)} of {len(rows)} break a limit" if refused else ""
     return Choice(chosen.name, pareto_front(rows), refused, f"{reason}{limits}")

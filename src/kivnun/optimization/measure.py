@@ -22,6 +22,8 @@ from kivnun.generation.sampling import Sampling
 
 WORKER = Path(__file__).with_name("speed_worker.py")
 NUM_TOKENS = 32
+SPEED_PROMPTS = 8
+"""The speed of each form is measured on a few prompts only; every prompt counts for parity."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ def copy_linked(folder: Path, target: Path) -> None:
 
 def _link(source: str, target: str) -> None:
     try:
-        os.link(source, target)
+        # The hub keeps a model as links into a store: the file itself is linked.
+        os.link(Path(source).resolve(), target)
     except OSError:
         shutil.copyfile(source, target)

@@ -13,6 +13,8 @@ from kivnun.errors import UserError
 from kivnun.runs.atomic import hash_file
 
 MANIFEST_NAME = "artifact.json"
+CARD_NAME = "README.md"
+"""The model card: written anew behind every run, about the folder and not of it, so no stage depends on it."""
 FORMAT = 1
 LIBRARIES = (
     "jinja2",
@@ -143,10 +145,10 @@ def verify_artifact(folder: Path) -> Manifest:
 
 
 def artifact_files(folder: Path) -> list[str]:
-    """Every file of a stage folder but its manifest, as paths in the folder with forward slashes."""
+    """Every file of a stage folder but its manifest and cards, as paths in the folder with forward slashes."""
     paths = (path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     names = (path.relative_to(folder).as_posix() for path in paths)
-    return sorted(name for name in names if name != MANIFEST_NAME)
+    return sorted(name for name in names if name != MANIFEST_NAME and name.rpartition("/")[2] != CARD_NAME)
 
 
 def _damaged(path: Path, problem: str) -> UserError:
