@@ -20,10 +20,10 @@ from kivnun.data.packing import pack
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
 from kivnun.recipe.training import TrainingSection
+from kivnun.runs.peak_memory import peak_memory_bytes
 from kivnun.training.device import decoder_layers
 from kivnun.training.objectives.base import Objective
 from kivnun.training.optimizer import MasterWeights
-from kivnun.runs.peak_memory import peak_memory_bytes
 from kivnun.training.process_memory import free_memory_bytes
 from kivnun.training.shards import values_of
 

@@ -1,4 +1,4 @@
-"""What a training uses: processor, memory and GPU, and how near it comes to the machine's peak.
+"""What a training uses: processor, memory, GPU and energy, and how near it comes to the machine's peak.
 
 Sampled between steps, so that no thread disturbs the training:
 
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import psutil
 import torch
 
+from kivnun.runs.peak_memory import peak_memory_bytes
+from kivnun.training.energy import EnergyMeter, find_counters
 from kivnun.training.loop import StepReport
 from kivnun.training.peak import forget_peak, peak_flops
-from kivnun.runs.peak_memory import peak_memory_bytes
 
 SAMPLE_SECONDS = 10.0
 
@@ -44,10 +45,12 @@ class UsageMeter:
     _num_tokens: int = field(default=0, init=False)
     _seconds: float = field(default=0.0, init=False)
     _has_doubted: bool = field(default=False, init=False)
+    _energy: EnergyMeter = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin to count the processor's time; psutil gives the share since the call before."""
         self._process.cpu_percent()
+        self._energy = EnergyMeter(find_counters(self.device))
 
     def sample(self, report: StepReport) -> list[dict[str, object]]:
         """Take a step; gives the fields of one `usage` event when it is time for one, else nothing.
@@ -64,6 +67,7 @@ class UsageMeter:
         speed = self._num_tokens / max(self._seconds, 1e-9)
         # Before the peak is measured, whose threads would count as the training's.
         used = {"step": report.step, **self._processor(), **self._graphics(), "tokens_per_second": speed}
+        used |= self._spent()
         used |= self._share_of_peak(speed)
         self._num_tokens, self._seconds, self._sampled_at = 0, 0.0, time.monotonic()
         self._process.cpu_percent()
@@ -74,6 +78,13 @@ class UsageMeter:
         # 100 for every core that was busy all the time.
         share = self._process.cpu_percent()
         return {"cpu_percent": share, "memory_bytes": memory, "peak_memory_bytes": max(memory, peak_memory_bytes())}
+
+    def _spent(self) -> dict[str, object]:
+        """Energy since the sample before, which the steps' seconds do not fill: what lies between them counts too."""
+        joules = self._energy.take_joules()
+        if joules is None:
+            return {}
+        return {"energy_joules": joules, "energy_seconds": time.monotonic() - self._sampled_at}
 
     def _graphics(self) -> dict[str, object]:
         if self.device.type != "cuda":
