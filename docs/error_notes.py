@@ -33,6 +33,7 @@ from kivnun.enrichment.enrich import EnrichOptions, plan_questions
 from kivnun.errors import UserError
 from kivnun.evaluation.runner import EvalRow, score_classification
 from kivnun.evaluation.stage import eval_rows, require_answers_fit
+from kivnun.generation.adapter_list import unknown_adapter
 from kivnun.generation.agreement import ParityRow, compare_answers, require_parity
 from kivnun.generation.engine import Generation, logits_not_finite, require_prompts_fit
 from kivnun.generation.sampling import Sampling
@@ -41,9 +42,12 @@ from kivnun.methods.lora import find_targets
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import resolve_model
+from kivnun.olive.translate import read_translation
+from kivnun.optimization.adapter_sources import find_sources
 from kivnun.optimization.choice import choose
 from kivnun.optimization.onnx import require_onnx_files
 from kivnun.prices import load_prices
+from kivnun.publishing import require_repo_id
 from kivnun.recipe import DataSection, EvaluationSection, NewModel, SplitSection, TrainingSection, load_recipe
 from kivnun.recipe.objectives import CustomObjective, DpoObjective
 from kivnun.recipe.optimization import OptimizationSection
@@ -223,6 +227,17 @@ def _logits_not_finite() -> None:
     raise logits_not_finite("onnx")
 
 
+def _olive_invalid() -> object:
+    Path("olive.yaml").write_text(
+        "input_model: {type: HfModel, model_path: org/model}\n"
+        "data_configs:\n"
+        "  - {name: rows, load_dataset_config: {data_files: rows.json}}\n"
+        "passes:\n"
+        "  lora: {type: LoRA, lora_rank: 8, double_quant: true}\n"
+    )
+    return read_translation(Path("olive.yaml"))
+
+
 def _nothing_to_learn() -> None:
     empty = {"train": [], "validation": [], "test": []}
     tokenize_splits(PromptTemplate("text"), empty, _data(*ROWS), _encoder())
@@ -267,6 +282,18 @@ def _target_modules() -> None:
     find_targets(make_model(SHAPE, train_tokenizer([], 300), seed=0), ("query_key_value",))
 
 
+def _adapter_taken() -> None:
+    folders = [Path("monday/classifier"), Path("tuesday/classifier")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+    find_sources(list(map(str, folders)))
+
+
+def _adapter_unknown() -> None:
+    raise unknown_adapter("clasifier", ["classifier", "generator"], Path("models/multi-adapter"))
+
+
 NOTES: dict[str, ErrorNote] = {
     "adapter-invalid": ErrorNote(
         "An adapter is usable only with the base model that it was trained on: `base_model.json` beside it holds the "
@@ -274,6 +301,16 @@ NOTES: dict[str, ErrorNote] = {
         "that Kivnun does not know is refused too; merge such an adapter with PEFT and use the merged folder as "
         "`base_model`.",
         lambda: read_adapter(Path("adapter")),
+    ),
+    "adapter-taken": ErrorNote(
+        "Requests choose an adapter by its name, which is its folder's own unless it is given as `name=folder`. "
+        "`kivnun adapters remove` makes room for another one of the same name.",
+        _adapter_taken,
+    ),
+    "adapter-unknown": ErrorNote(
+        "`kivnun adapters list` shows the adapters of a model. One that was being added when the command was "
+        "interrupted is not there; add it again.",
+        _adapter_unknown,
     ),
     "answer-cut": ErrorNote(
         "A row that is cut at the end loses its answer, and the model would learn to stop in the middle. Raise "
@@ -288,7 +325,7 @@ NOTES: dict[str, ErrorNote] = {
     ),
     "artifact-damaged": ErrorNote(
         "Remove the stage folder and give the same command again: only that stage, and those made from it, are made "
-        "anew.",
+        "anew. A form's folder that was copied is copied again from where it was made.",
         _artifact_damaged,
     ),
     "azure-credentials": ErrorNote(
@@ -361,7 +398,7 @@ NOTES: dict[str, ErrorNote] = {
     ),
     "export-failed": ErrorNote(
         "The lines above the hint are the end of the builder's own output. Models of the Llama, Qwen, Phi, Mistral and "
-        "Gemma families export. Without an `optimization` section the run ends with the trained model.",
+        "Gemma families, and GPT-2, export. Without an `optimization` section the run ends with the trained model.",
         _export_failed,
     ),
     "file-exists": ErrorNote(
@@ -426,10 +463,17 @@ NOTES: dict[str, ErrorNote] = {
         "[Train with a loss of your own](../howto/own-loss.md) shows a whole one.",
         lambda: load_custom(CustomObjective(kind="custom", name="focal")),
     ),
+    "olive-invalid": ErrorNote(
+        "Each line names a key of the file or a flag of the command, and says what to write instead. [Olive's files]"
+        "(olive.md) lists every key with what becomes of it. No key is ignored, since one that is trains another model "
+        "than was asked for.",
+        _olive_invalid,
+    ),
     "parity-failed": ErrorNote(
         "For a merged or fp32 form this is a defect, in Kivnun or in what it builds on: report it with the lines that "
-        "are shown. For int4 it means that the loss is larger than `optimization.min_agreement` allows: a smaller "
-        "`optimization.block_size` loses less.",
+        "are shown. For a quantised form it means that it drifted further than `optimization.min_agreement` or "
+        "`optimization.max_divergence` allows: a smaller `optimization.block_size` loses less. From `kivnun verify` it "
+        "means that the model is not the one that was certified, or is not run as it was.",
         _parity_failed,
     ),
     "preference-invalid": ErrorNote(
@@ -456,6 +500,11 @@ NOTES: dict[str, ErrorNote] = {
         "Shorten the prompt. It is never cut for you: the model would answer another question than was asked. A "
         "special token, such as `<|endoftext|>`, stands only where the template has it.",
         lambda: require_prompts_fit([[1, 2], []], context_tokens=1024, engine="onnx"),
+    ),
+    "push-failed": ErrorNote(
+        "A push is one commit: the hub has all files or none. A repository that was made by a push that failed stays, "
+        "empty; `--update` fills it. The token is read from HF_TOKEN or the hub's own login and never printed.",
+        lambda: require_repo_id("my-model"),
     ),
     "recipe-invalid": ErrorNote(
         "All problems of the file are listed at once, each with its line. [The recipe](recipe.md) lists every field.",

@@ -12,6 +12,8 @@ from check_notes import CHECK_NOTES
 from data_pages import checks_page, formats_page
 from error_notes import NOTES
 from format_notes import FORMAT_NOTES
+from olive_commands import olive_commands
+from olive_page import olive_page
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -48,6 +50,7 @@ def make_pages() -> dict[Path, str]:
         REFERENCE / "cli.md": "\n".join([CLI_TITLE, *_verb_sections()]),
         REFERENCE / "formats.md": formats_page(),
         REFERENCE / "checks.md": checks_page(),
+        REFERENCE / "olive.md": "\n".join([olive_page(), olive_commands()]),
     }
 
 
@@ -61,7 +64,7 @@ def list_verbs(commands: Typer, group: tuple[str, ...] = ()) -> list[tuple[str, 
     verbs = [
         (*group, command.name or str(command.callback.__name__))
         for command in commands.registered_commands
-        if command.callback
+        if command.callback and not command.hidden
     ]
     for inner in commands.registered_groups:
         if inner.typer_instance is None:

@@ -6,21 +6,30 @@ import sys
 import typer
 
 from kivnun.cli import (
+    adapters,
+    auto_opt,
     chat,
     check,
     convert,
     embed,
     enrich,
     estimate,
+    finetune,
+    olive_verbs,
+    optimize,
     preview,
+    push,
+    quantize,
     recipe,
     repair,
     run,
     runs,
     search,
     split,
+    verify,
     watch,
 )
+from kivnun.cli.olive_words import FREE_WORDS
 from kivnun.cli.output import tell
 from kivnun.errors import EXIT_STATUS, UserError
 
@@ -32,6 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(repair.app, name="repair")
 app.add_typer(runs.app, name="runs")
@@ -47,6 +57,15 @@ app.command()(enrich.enrich)
 app.command()(chat.generate)
 app.command()(chat.chat)
 app.command()(embed.embed)
+app.command("generate-adapter")(adapters.generate_adapter)
+app.command()(verify.verify)
+app.command()(push.push)
+# They read their flags themselves: Olive's are many, and must not be shortened or ignored.
+app.command("finetune", context_settings=FREE_WORDS, add_help_option=False)(finetune.finetune)
+app.command("auto-opt", context_settings=FREE_WORDS, add_help_option=False)(auto_opt.auto_opt)
+app.command("optimize", context_settings=FREE_WORDS, add_help_option=False)(optimize.optimize)
+app.command("quantize", context_settings=FREE_WORDS, add_help_option=False)(quantize.quantize)
+olive_verbs.register_absent(app)
 
 
 @app.callback(invoke_without_command=True)

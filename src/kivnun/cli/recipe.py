@@ -1,4 +1,4 @@
-"""`kivnun recipe`: write, check, explain and compare recipes."""
+"""`kivnun recipe`: write, check, import, explain and compare recipes."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import typer
 
 from kivnun.cli.files import write_named
 
-app = typer.Typer(no_args_is_help=True, help="Write, check, explain and compare recipes.")
+app = typer.Typer(no_args_is_help=True, help="Write, check, import, explain and compare recipes.")
 
 OVERWRITE_HINT = "name another file, or add --force to overwrite it"
 
@@ -58,6 +58,41 @@ def check(
         rows = [(name, dump_value(values[name]), source) for name, source in loaded.provenance.items()]
         _print_table(("field", "value", "from"), rows)
     _say(f"{path} is valid")
+
+
+@app.command("import")
+def import_olive(
+    path: Annotated[Path, typer.Argument(help="An Olive file, JSON or YAML.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The recipe to write; printed if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Translate an Olive file into a recipe, and say what becomes of every key."""
+    from kivnun.cli.olive_table import say_translation, translation_rows
+    from kivnun.errors import UserError
+    from kivnun.olive.load import load_olive
+
+    if not path.is_file():
+        raise UserError("recipe-missing", f"there is no file {path}", hint="name an Olive file")
+    found = load_olive(path)
+    if found is None:
+        raise UserError(
+            "olive-invalid",
+            f"{path} is no Olive file",
+            hint="an Olive file is JSON or YAML with input_model, data_configs and passes; docs/reference/olive.md",
+        )
+    if output is not None:
+        write_named(output, found.loaded.text, may_replace=False, hint="name another file")
+    if as_json:
+        recipe = found.translation.recipe
+        _print_json({"recipe": recipe, "translation": translation_rows(found.translation)})
+    else:
+        say_translation(found.translation, str(path))
+    if output is not None:
+        _say(f"wrote {output}; `kivnun run {output}` runs it")
+    elif not as_json:
+        sys.stdout.write(found.loaded.text)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from kivnun.data.formats import detect_format
 from kivnun.data.formats.base import Format
 from kivnun.data.grouping import asked_text, count_common, group_rows, opening
 from kivnun.data.pairs import PREFERENCE_KINDS
+from kivnun.data.row_ranges import LEFT_OUT, take_ranges
 from kivnun.data.rows import Row
 from kivnun.data.sources import first_problems, read_data_file, require_file, shorten
 from kivnun.data.split import SPLITS, Assignment, assign_by_time, assign_splits
@@ -81,7 +82,9 @@ def read_data(data: DataSection, objective: str) -> ReadData:
     found = find_files(data)
     options = ReadOptions(header=data.header)
     notes = [*found.notes]
-    rows = {split: [(file, _read_rows(file, options, notes)) for file in files] for split, files in found.files.items()}
+    files = found.files.items()
+    given = {split: [(file, _read_rows(file, options, notes)) for file in part] for split, part in files}
+    rows, num_outside = take_ranges(given, data)
     columns = _list_columns(row for parts in rows.values() for _, part in parts for row in part[:MAX_SAMPLED_ROWS])
     wanted = data.split.model_copy(update={name: 0 for name in ("validation", "test") if name in rows})
     is_cut = bool(wanted.validation or wanted.test)
@@ -107,7 +110,8 @@ def read_data(data: DataSection, objective: str) -> ReadData:
         splits, common = _place_rows(wanted_rows, cut), _find_common(wanted_rows["train"], reader.template)
         notes += cut.notes
     made = frozenset(name for name in ("validation", "test") if getattr(wanted, name))
-    unwanted = {"marked as undesirable answers": left_out} if left_out else {}
+    counts = {LEFT_OUT: num_outside, "marked as undesirable answers": left_out}
+    unwanted = {reason: count for reason, count in counts.items() if count}
     splits = {name: splits.get(name, []) for name in SPLITS}
     notes += _say_common(splits, made, common, reader.template)
     return ReadData(reader.template, splits, reader.formats, tuple(notes), unwanted, made, common, learns_both)

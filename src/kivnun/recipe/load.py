@@ -67,7 +67,20 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     Raises:
         UserError: `recipe-missing` when there is no such file; `recipe-invalid` with all problems of the file.
     """
-    text = _read_text(path)
+    return parse_recipe(path, _read_text(path), overrides)
+
+
+def parse_recipe(path: Path, text: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read a recipe's text and its `--set` overrides.
+
+    Args:
+        path: The file that the text stands in, or was translated from.
+        text: The text.
+        overrides: As in `--set`.
+
+    Raises:
+        UserError: `recipe-invalid` with all problems of the text.
+    """
     try:
         written = document.read_document(text)
     except MalformedDocumentError as error:

@@ -17,6 +17,7 @@ from kivnun.recipe.values import (
     DataFiles,
     DataFormat,
     PositiveWhole,
+    RowRange,
     RunName,
     Section,
     Seed,
@@ -105,6 +106,12 @@ rows split off `train`."""
     test: DataFiles | None = None
     """Test rows, in the same forms; without them, those of a folder or data set that `train` names, or else rows \
 split off `train`."""
+    train_rows: RowRange | None = None
+    """Rows of `train` that are taken, from the first one at 0 up to and without the last one, such as `0:4096`, \
+`:4096` or `10%:20%`; all if not given. The others are left out and counted aloud, before any are split off."""
+    validation_rows: RowRange | None = None
+    """Rows that validate, in the same form: of `validation`, or where that names none, of `train`, whose other rows \
+(or `train_rows`) train."""
     format: DataFormat | None = None
     """Shape of the rows where no template says it; found out and said aloud if not given."""
     header: StrictBool | None = None

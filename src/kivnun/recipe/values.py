@@ -28,6 +28,11 @@ Text = Annotated[StrictStr, StringConstraints(min_length=1)]
 RunName = Annotated[StrictStr, StringConstraints(pattern=r"^\w[\w.-]*$")]
 
 
+_POSITION = r"(\d+|100%|\d{1,2}%)"
+RowRange = Annotated[StrictStr, StringConstraints(pattern=rf"^({_POSITION}:{_POSITION}?|:{_POSITION})$")]
+"""A slice of rows, such as `0:4096`, `4096:` or `10%:20%`."""
+
+
 def tag_kind(value: object, *, field: str = "kind") -> str | None:
     """The tag of a variant that a field such as `kind` chooses; the angle brackets keep it apart from field names."""
     if isinstance(value, BaseModel):
