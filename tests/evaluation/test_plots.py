@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kivnun.evaluation.plot_forms import draw_forms
 from kivnun.evaluation.plots import MAX_POINTS, choose_ticks, describe_losses, draw_losses, thin_out
+from kivnun.generation.agreement import ParityRow
 
 TRAIN = [(step, 3 / step + 0.2) for step in range(1, 101)]
 VALIDATION = [(20, 0.6), (60, 0.4), (100, 0.5)]
@@ -71,3 +73,36 @@ def test_ticks_are_few_and_enclose_the_losses(first, second):
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
+
+
+def form(name: str, size_mib: int, score: float | None, folder: str | None) -> ParityRow:
+    verdict = "passed" if folder else "not kept"
+    return ParityRow(
+        name, "int4", size_mib * 2**20, 100.0, 40, 38, 1, 1, score, token_agreement=0.9, folder=folder, verdict=verdict
+    )
+
+
+def test_forms_are_drawn_by_size_and_score_and_the_kept_one_is_named():
+    rows = [form("fp32", 40, 0.9, None), form("int4 <rtn>", 10, 0.8, None), form("int8", 20, 0.9, "onnx-int8")]
+    picture = str(draw_forms(rows, width=760, height=300))
+    assert picture.count("validation-dot") == 2
+    assert picture.count("best-mark") == 1
+    assert ">int8</text>" in picture
+    assert "int4 &lt;rtn&gt;: 10.0 MiB, 80.0 %" in picture
+    assert "size, MiB" in picture
+
+
+def test_the_line_joins_the_forms_that_nothing_beats():
+    rows = [form("a", 40, 0.9, "a"), form("b", 10, 0.8, "b"), form("c", 20, 0.9, "c"), form("d", 30, 0.7, "d")]
+    picture = str(draw_forms(rows, width=760, height=300))
+    line = picture.partition('<polyline class="train" points="')[2].partition('"')[0]
+    assert len(line.split()) == 2
+
+
+def test_without_scores_the_tokens_that_agree_are_drawn():
+    rows = [form(name, 10, None, name) for name in "abc"]
+    assert "tokens as the tuned model" in str(draw_forms(rows, width=760, height=300))
+
+
+def test_two_forms_need_no_picture():
+    assert draw_forms([form("a", 1, 0.9, "a"), form("b", 2, 0.9, "b")], width=760, height=300) is None

@@ -96,7 +96,9 @@ def _finite(points: Points) -> list[tuple[int, float]]:
     return [(step, loss) for step, loss in points if math.isfinite(loss)]
 
 
-def draw_axes(frame: Frame, ticks_x: Sequence[float], ticks_y: Sequence[float], *, label: str) -> list[Markup]:
+def draw_axes(
+    frame: Frame, ticks_x: Sequence[float], ticks_y: Sequence[float], *, label: str, label_x: str = "step"
+) -> list[Markup]:
     """Grid lines, ticks with their numbers, and the names of both axes."""
     right, bottom = frame.width - MARGIN_RIGHT, frame.height - MARGIN_BOTTOM
     parts: list[Markup] = []
@@ -119,7 +121,7 @@ def draw_axes(frame: Frame, ticks_x: Sequence[float], ticks_y: Sequence[float], 
     baseline = Markup('<line class="axis" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>')
     parts += [
         baseline.format(MARGIN_LEFT, right, bottom, bottom),
-        draw_text((MARGIN_LEFT + right) / 2, frame.height - 5, "middle", "step"),
+        draw_text((MARGIN_LEFT + right) / 2, frame.height - 5, "middle", label_x),
         draw_text(2, 11, "start", label),
     ]
     return parts

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from kivnun.evaluation import wording
 from kivnun.evaluation.compare import Outcome, OutcomeGroups
 from kivnun.evaluation.metrics import is_right
+from kivnun.evaluation.plot_forms import draw_forms
 from kivnun.evaluation.plots import draw_losses
 from kivnun.evaluation.results import (
     BASE,
@@ -191,4 +192,9 @@ def _confusions(everyone: Sequence[Scores]) -> list[tuple[Scores, list[tuple[str
 
 def _charts(report: ReportInput) -> dict[str, Markup | None]:
     losses = (report.train_losses, report.validation_losses, report.best_step)
-    return {"wide": draw_losses(*losses, width=760, height=300), "narrow": draw_losses(*losses, width=360, height=260)}
+    return {
+        "wide": draw_losses(*losses, width=760, height=300),
+        "narrow": draw_losses(*losses, width=360, height=260),
+        "forms_wide": draw_forms(report.parity, width=760, height=300),
+        "forms_narrow": draw_forms(report.parity, width=360, height=260),
+    }
