@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,37 @@ def test_a_job_that_is_written_again_takes_the_place_of_the_earlier_one(recipe: 
     (folder / "old").write_text("left over")
     write_job(load_recipe(recipe), folder)
     assert sorted(path.name for path in folder.iterdir()) == ["code", "conda.yaml", "job.yml"]
+
+
+def test_a_folder_that_holds_something_else_is_kept(recipe: Path):
+    (recipe.parent / "job").mkdir()
+    (recipe.parent / "job" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError) as caught:
+        write_job(load_recipe(recipe), recipe.parent / "job")
+    assert caught.value.code == "file-exists"
+    assert (recipe.parent / "job" / "thesis.txt").read_text() == "mine"
+
+
+def test_several_machines_are_one_run(recipe: Path, tmp_path: Path):
+    alone = write_job(load_recipe(recipe), recipe.parent / "job").specification
+    assert "distribution" not in alone
+    recipe.write_text(recipe.read_text("utf-8") + "  instance_count: 2\n", "utf-8")
+    with Workspace(tmp_path) as workspace:
+        ended = send(recipe, workspace)
+        assert ended.returncode == 0, ended.stderr
+        (job,) = workspace.jobs.values()
+    assert job["resources"]["instanceCount"] == 2
+    assert job["distribution"] == {"distributionType": "PyTorch", "processCountPerInstance": 1}
+
+
+def test_no_name_of_a_file_ends_the_words_of_the_command(recipe: Path):
+    odd = "it's; שלום.json"
+    (recipe.parent / "rows" / odd).write_text(json.dumps([{"phrase": "a", "tone": "joy"}]), "utf-8")
+    text = recipe.read_text("utf-8").replace("test: blob/test.json", f'test: [blob/test.json, "rows/{odd}"]')
+    recipe.write_text(text, "utf-8")
+    command = str(write_job(load_recipe(recipe), recipe.parent / "job").specification["command"])
+    assert shlex.split(command)[-1].startswith("data.test=[")
+    assert len(shlex.split(command)) == len(shlex.split(command.partition(" --set ")[0])) + 2
 
 
 def test_an_input_that_the_recipe_does_not_read_is_refused(recipe: Path):

@@ -66,6 +66,15 @@ def test_a_range_of_validation_files_counts_in_them(rows: str, tmp_path: Path) -
     assert (row_numbers(data, "train"), row_numbers(data, "validation")) == (list(range(10)), [91, 92])
 
 
+def test_a_range_without_validation_files_counts_in_the_training_rows_of_a_folder(tmp_path: Path) -> None:
+    for name, numbers in (("train", range(10)), ("validation", range(90, 99))):
+        lines = [json.dumps({"q": f"what is {n}", "a": str(n)}) for n in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), "utf-8")
+    data = read(str(tmp_path), validation_rows="6:9")
+    assert (row_numbers(data, "train"), row_numbers(data, "validation")) == ([0, 1, 2, 3, 4, 5, 9], [6, 7, 8])
+    assert dict(data.left_out) == {LEFT_OUT: 9}
+
+
 def test_test_rows_are_split_off_what_is_taken(rows: str) -> None:
     data = read(rows, train_rows=":8", validation_rows="8:10", split={"validation": 0, "test": 2})
     assert row_numbers(data, "validation") == [8, 9]

@@ -4,11 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from tiny_llama import CONTEXT_TOKENS, END
 
 from kivnun.errors import UserError
-from kivnun.generation.onnx_engine import OnnxEngine
+from kivnun.generation.onnx_engine import OnnxEngine, top_two_margin
 from kivnun.generation.sampling import Sampling
 from kivnun.generation.torch_engine import TorchEngine
 
@@ -31,6 +35,33 @@ def test_fp32_answers_equal_those_of_torch(onnx_engine, torch_engine, prompts):
     assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
     for answer, reference in zip(answers, expected, strict=True):
         assert answer.top_two_margins == pytest.approx(reference.top_two_margins, abs=1e-3)
+
+
+@given(arrays(np.float32, st.integers(2, 40), elements=st.sampled_from([-3.5, 0.0, 1.25, 7.0])))
+def test_the_margin_is_that_of_the_two_largest_logits_wherever_they_stand(logits_V):
+    second, best = np.sort(logits_V)[-2:]
+    assert top_two_margin(logits_V, int(logits_V.argmax())) == best - second
+
+
+class OneStep:
+    """What onnxruntime-genai gives after a token."""
+
+    def __init__(self, *logits: float) -> None:
+        self.logits = np.array([[logits]], dtype=np.float32)
+
+    def get_logits(self) -> np.ndarray:
+        return self.logits
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_logits_that_are_not_finite_are_refused_wherever_they_stand(onnx_engine, wrong: float, place: int):
+    logits = [1.0, 5.0, -2.0]
+    assert list(onnx_engine._logits(OneStep(*logits))) == logits
+    logits[place] = wrong
+    with pytest.raises(UserError) as caught:
+        onnx_engine._logits(OneStep(*logits))
+    assert caught.value.code == "logits-not-finite"
 
 
 @pytest.mark.parametrize(

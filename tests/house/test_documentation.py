@@ -19,6 +19,8 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 SPEAKING_LIBRARIES = ("jsonschema", "orjson", "pydantic", "typer")
 # They name a process or a machine, or tell of a package that is not there.
 WITHOUT_EXAMPLE = {
+    "azure-credentials",
+    "azure-failed",
     "dependency-missing",
     "endpoint-failed",
     "estimate-failed",

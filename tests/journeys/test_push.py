@@ -320,6 +320,15 @@ def test_a_path_of_this_machine_in_an_adapter_is_said_before_it_is_sent(hub: Hub
     assert (ended.status, "adapter_config.json names the base model by its folder here" in ended.err) == (0, True)
 
 
+def test_a_dry_run_writes_no_card(hub: Hub, work: Path) -> None:
+    card = work / "runs/tone/optimized/merged/README.md"
+    card.unlink()
+    ended = push(hub, work, "--dry-run")
+    assert (ended.status, "has no README.md: one would be written" in ended.err) == (0, True)
+    assert not card.exists()
+    assert hub.requests == []
+
+
 def test_a_form_or_name_that_is_not_there_is_named(hub: Hub, work: Path) -> None:
     ended = push(hub, work, "--form", "onnx-fp16")
     assert (ended.status, "it has merged, gguf, onnx-int4" in ended.err) == (2, True)

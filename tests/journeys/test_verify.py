@@ -223,8 +223,8 @@ def test_a_server_that_takes_texts_alone_is_compared_by_its_answers(
     served.takes_tokens, served.most_logprobs = False, most_logprobs
     ended, report = ask(kivnun_here, finished_run, served)
     assert ended.status == 0, ended.err
-    assert report["forms"][0]["here"]["identical"] == 12
-    assert report["forms"][0]["here"]["divergence"] is None
+    here = report["forms"][0]["here"]
+    assert (here["identical"], here["divergence"], here["token_agreement"]) == (12, None, None)
     assert (
         f"asked with texts, for it takes no token ids: its own tokenizer reads them; it tells {told}"
         in report["served"]

@@ -84,6 +84,9 @@ def test_flags_that_need_validation_rows_keep_some_apart() -> None:
 
 
 def test_a_truth_is_a_word() -> None:
+    for word, value in (("true", True), ("True", True), ("yes", True), ("false", False), ("No", False), ("0", False)):
+        assert read_flags("finetune", ["--dry_run", word], FINETUNE_FLAGS).is_true("dry_run") is value
+    assert read_flags("finetune", ["--dry_run", "--trust_remote_code"], FINETUNE_FLAGS).is_true("dry_run")
     assert translate("--gradient_checkpointing", "true")["training"]["gradient_checkpointing"] is True  # type: ignore[index]
     assert translate("--gradient_checkpointing")["training"]["gradient_checkpointing"] is True  # type: ignore[index]
     assert translate("--gradient_checkpointing", "False")["training"]["gradient_checkpointing"] is False  # type: ignore[index]

@@ -225,6 +225,61 @@ def test_rows_that_train_do_not_validate(train: str, held: str) -> None:
     assert isinstance(outcome(two_sources("org/rows", train, "org/rows", held)), UserError)
 
 
+def test_the_data_sets_own_validation_rows_are_taken_whole_and_never_none() -> None:
+    result = outcome(two_sources("org/rows", "train", "org/rows", "validation"))
+    assert isinstance(result, Translation)
+    data: Any = result.recipe["data"]
+    # Without the key, rows are split off where the data set has none of its own.
+    assert "validation" not in data
+    assert "validation" not in data["split"]
+    sliced = outcome(two_sources("org/rows", "train", "org/rows", "validation[:10]"))
+    assert isinstance(sliced, UserError)
+    assert "taken whole" in sliced.details[0]
+
+
+def test_files_of_another_split_than_the_one_that_is_read_are_refused() -> None:
+    file = small_file()
+    _files(file)["data_files"] = {"train": "a.json", "validation": "b.json"}
+    result = outcome(file)
+    assert isinstance(result, UserError)
+    assert "'validation' has no effect" in result.details[0]
+
+
+def _files(file: dict[str, object]) -> dict[str, object]:
+    configs: Any = file["data_configs"]
+    return configs[0]["load_dataset_config"]
+
+
+def arguments(**values: object) -> Translation | UserError:
+    return outcome(write_example(Example("passes.lora.training_args", values)))
+
+
+def test_warm_up_steps_are_not_a_share_of_steps_that_may_not_come() -> None:
+    both = arguments(warmup_steps=100, max_steps=10000, num_train_epochs=3)
+    assert isinstance(both, UserError)
+    assert "num_train_epochs may cut short" in both.details[0]
+    alone: Any = arguments(warmup_steps=100, max_steps=10000)
+    assert alone.recipe["training"]["warmup_ratio"] == 0.01
+
+
+def test_a_schedule_with_a_warm_up_takes_olives_own_where_none_is_given() -> None:
+    cosine: Any = arguments(lr_scheduler_type="cosine")
+    assert cosine.recipe["training"]["warmup_ratio"] == 0.03
+    constant: Any = arguments(lr_scheduler_type="constant")
+    assert constant.recipe["training"]["warmup_ratio"] == 0.0
+
+
+def test_two_keys_may_say_the_same_number_format() -> None:
+    file = Example("passes.lora.torch_dtype", "bfloat16", {"passes.lora.training_args": {"bf16": True}})
+    result: Any = outcome(write_example(file))
+    assert result.recipe["training"]["precision"] == "bf16"
+
+
+def test_evaluation_while_training_needs_rows_to_evaluate_on() -> None:
+    assert isinstance(arguments(do_eval=True), UserError)
+    assert isinstance(arguments(do_eval=False), Translation)
+
+
 def test_a_data_configuration_that_nothing_names_has_no_effect() -> None:
     file = two_sources("org/rows", "train", "org/held", "train")
     file["passes"] = {"lora": {"type": "LoRA", "train_data_config": "rows"}}

@@ -1,5 +1,6 @@
 """The parity certificate: every form's folder proves by itself what it is, and a changed one does not."""
 
+import gc
 import json
 import shutil
 from dataclasses import replace
@@ -12,15 +13,16 @@ from safetensors.torch import load_file, save_file
 from kivnun.errors import UserError
 from kivnun.generation.agreement import ParityRow, compare_answers
 from kivnun.generation.engine import Generation
+from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.optimization import stage
 from kivnun.optimization.bench import Bench, BuiltForm, broken_bounds
 from kivnun.optimization.certificate import OWN_FILES, onnx_folder, read_certificate, read_parity
 from kivnun.optimization.golden import Golden, GoldenPrompt, read_golden
 from kivnun.optimization.reference import Check, read_reference
-from kivnun.optimization.stage import judge_forms
+from kivnun.optimization.stage import judge_forms, try_threads
 from kivnun.recipe.schema import OptimizationSection
 from kivnun.runs import hash_file
-from kivnun.verification import Asked, find_problems, read_asked, verify
+from kivnun.verification import Asked, FormReport, VerifyReport, find_problems, read_asked, verify
 
 FORMS = {"merged", "onnx-int4", "gguf"}
 NAMES = ["tuned", "merged", "fp32 ONNX", "int4 k_quant/32 ONNX", "q8_0 GGUF"]
@@ -55,10 +57,10 @@ def change_weight(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def reseal(folder: Path) -> None:
+def reseal(folder: Path, form: str = "merged", name: str = "model.safetensors") -> None:
     """Make the certificate vouch for the file that lies there now, as a forger would."""
     certificate = json.loads((folder / "parity.json").read_text())
-    certificate["files"]["merged"]["model.safetensors"] = hash_file(folder / "model.safetensors")
+    certificate["files"][form][name] = hash_file(folder / name)
     (folder / "parity.json").write_text(json.dumps(certificate))
 
 
@@ -99,6 +101,54 @@ def test_the_forms_verify_together_and_each_alone_elsewhere(certified, merged):
     assert verify(str(merged)).to_json()["verdict"] == "passed"
 
 
+def test_a_gguf_file_that_only_llama_cpp_computes_is_not_called_verified(certified, tmp_path):
+    gguf = shutil.copytree(certified / "gguf", tmp_path / "gguf")
+    (gguf / "config.json").write_text(
+        json.dumps(json.loads((gguf / "config.json").read_text()) | {"model_type": "gemma"})
+    )
+    reseal(gguf, "gguf", "config.json")
+    with pytest.raises(UserError, match="transformers does not read") as caught:
+        verify(str(gguf))
+    assert caught.value.code == "stage-unsupported"
+    assert "--endpoint" in str(caught.value.hint)
+
+
+def test_what_was_not_asked_is_no_part_of_what_passed(certified):
+    forms = [FormReport(certified, row("merged"), row("merged")), FormReport(certified, row("int4 for cuda"), None)]
+    report = VerifyReport(certified, read_certificate(certified), forms)
+    assert report.to_json()["verdict"] == "passed; not run here: int4 for cuda"
+    report.require_passed()
+
+
+def test_a_model_leaves_memory_before_another_process_times_it(certified):
+    def count() -> int:
+        return sum(isinstance(each, OnnxEngine) for each in gc.get_objects())
+
+    held: list[int] = []
+    bench = bench_of(certified, lambda event, _fields: held.append(count()) if event == "timing" else None)
+    before = count()
+    row, _ = bench.measure(BuiltForm("int4", "int4", certified / "onnx-int4"))
+    assert held == [before]
+    assert row.tokens_per_second > 0
+
+
+def test_the_chosen_form_says_with_how_many_threads_it_is_fastest(certified):
+    said: list[str] = []
+    bench = bench_of(certified, lambda event, fields: said.append(fields["note"]) if event == "export_note" else None)
+    chosen = row("int4", folder="onnx-int4", tokens_per_second=1e-3, note="the smallest")
+    tuned = try_threads(bench, chosen, certified, row("tuned"), choices=(1, 2))
+    assert tuned.num_threads in (1, 2)
+    assert tuned.tokens_per_second > 1
+    assert tuned.note.startswith(f"the smallest; fastest here with threads: {tuned.num_threads} (")
+    assert said == [f"int4 is {tuned.note.removeprefix('the smallest; ')}"]
+    assert try_threads(bench, chosen, certified, row("tuned"), choices=(1,)) == chosen
+
+
+def bench_of(folder: Path, log) -> Bench:
+    settings = OptimizationSection.model_validate({"precision": "auto"})
+    return Bench(read_asked(folder), read_reference(folder), settings, lambda _: None, log)
+
+
 def test_a_changed_weight_is_found_by_its_hash_and_behind_a_forged_hash_by_the_answers(merged):
     change_weight(merged)
     with pytest.raises(UserError, match="not those that were certified") as caught:
@@ -131,6 +181,11 @@ def test_a_certificate_that_was_cut_or_is_of_an_earlier_version_is_refused(certi
     assert read_parity(merged) == []
     with pytest.raises(UserError, match="earlier version"):
         verify(str(merged))
+    fields = json.loads((certified / "merged" / "parity.json").read_text())
+    for wrong in ({"shipped": "onnx-int8"}, {"this": "onnx-int8"}):
+        (merged / "parity.json").write_text(json.dumps(fields | wrong))
+        with pytest.raises(UserError, match="of which it has no files"):
+            verify(str(merged))
     (merged / "parity.json").unlink()
     with pytest.raises(UserError, match=r"has no parity\.json") as caught:
         verify(str(merged))
@@ -192,3 +247,8 @@ def test_another_processor_may_round_otherwise_but_not_answer_otherwise(certifie
     assert "token agreement" in find_problems(recorded, row("int4", token_agreement=0.9), asked)[0]
     unseen = row("fp16", verdict="not run here", num_prompts=0)
     assert "never measured" in find_problems(unseen, row("fp16", token_agreement=0.5), asked)[0]
+    blind = row("fp16", token_agreement=None, divergence=None)
+    assert "cannot be led" in find_problems(unseen, blind, asked)[0]
+    bounded = replace(asked.certificate, thresholds=replace(asked.certificate.thresholds, max_divergence=0.1))
+    assert "cannot be led" in find_problems(unseen, blind, replace(asked, certificate=bounded))[0]
+    assert find_problems(unseen, row("fp16", token_agreement=0.5), replace(asked, certificate=bounded)) == []

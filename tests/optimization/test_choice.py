@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from kivnun.errors import UserError
 from kivnun.generation.agreement import ParityRow
 from kivnun.generation.onnx_engine import OnnxEngine
-from kivnun.optimization.choice import choose, pareto_front
-from kivnun.optimization.measure import first_token_ms, folder_size_bytes, measure_onnx, thread_choices
+from kivnun.optimization.choice import choose, pareto_front, require_file_limits, take_fastest
+from kivnun.optimization.measure import Speed, first_token_ms, folder_size_bytes, measure_onnx, thread_choices
 from kivnun.recipe.optimization import OptimizationSection, relative_score, size_bytes
 
 MIB = 2**20
@@ -79,6 +79,38 @@ def test_a_share_of_a_score_that_was_not_measured_is_refused():
     with pytest.raises(UserError, match="was not measured") as caught:
         choose(ROWS, settings(min_score="0.98x"), tuned=replace(TUNED, score=None))
     assert caught.value.code == "limits-unmet"
+
+
+def test_a_bound_on_agreement_is_for_rounded_forms_and_not_for_a_tie_in_float32():
+    exact = replace(ROWS[0], name="fp32", precision="fp32")
+    assert choose([exact], settings(min_agreement=1.0), tuned=TUNED).name == "fp32"
+    with pytest.raises(UserError, match="none of the 1 forms"):
+        choose([ROWS[1]], settings(min_agreement=1.0), tuned=TUNED)
+
+
+def test_the_fastest_number_of_threads_is_taken_of_those_that_keep_the_limits():
+    speeds = [Speed(1, 300.0, 90.0, 1.0, MIB), Speed(2, 250.0, 20.0, 1.0, MIB), Speed(4, 90.0, 10.0, 1.0, MIB)]
+    assert take_fastest(ROWS[2], speeds, settings(), tuned=TUNED).num_threads == 1
+    chosen = take_fastest(ROWS[2], speeds, settings(max_latency_ms=50), tuned=TUNED)
+    assert (chosen.num_threads, chosen.tokens_per_second, chosen.first_token_ms) == (2, 250.0, 20.0)
+    assert take_fastest(ROWS[2], speeds[2:], settings(), tuned=TUNED) == ROWS[2]
+
+
+def test_a_gguf_file_keeps_the_limits_that_do_not_hang_on_what_runs_it():
+    file = replace(row("q4_0 GGUF", size=9, score=0.8), tokens_per_second=None, first_token_ms=None, memory_bytes=None)
+    require_file_limits(file, settings(max_latency_ms=1, min_tokens_per_second=1e9, max_size="9MiB"), tuned=TUNED)
+    for limits, name in (({"max_size": "8MiB"}, "max_size"), ({"min_score": "0.98x"}, "min_score")):
+        with pytest.raises(UserError, match=f"q4_0 GGUF: {name} is") as caught:
+            require_file_limits(file, settings(**limits), tuned=TUNED)
+        assert caught.value.code == "limits-unmet"
+
+
+def test_what_nothing_was_measured_of_is_not_called_good():
+    blind = [replace(each, score=None, token_agreement=None) for each in ROWS]
+    assert (
+        choose(blind, settings(), tuned=replace(TUNED, score=None)).reason
+        == "the smallest of 4, of which none was measured"
+    )
 
 
 def test_without_scores_agreement_decides():

@@ -36,7 +36,9 @@ ROWS = (
     ParityRow("tuned", "fp32", 9000, 100.0, 8, 8, 0, 0, 0.875),
     ParityRow("merged", "fp32", 2**21, 90.0, 8, 8, 0, 0, 0.875, token_agreement=1.0, divergence=0.0),
     ParityRow("int4 ONNX", "int4", 3 * 2**20, None, 8, 6, 0, 2, 0.75, token_agreement=0.9, divergence=0.0123),
+    ParityRow("q8_0 GGUF", "q8_0", 9000, None, 4, 4, 0, 0, 0.5, folder="gguf"),
 )
+UNSEEN = ParityRow("int4 for cuda", "int4", 9, None, 0, 0, 0, 0, None, folder="onnx-int4", verdict="not run here")
 
 
 def evaluate(recipe: Recipe) -> Evaluation:
@@ -148,8 +150,22 @@ def test_a_form_that_answers_otherwise_tells_its_own_score_and_its_limits(
     data = ModelCard(text).data
     assert [(each.metric_type, each.metric_value) for each in data.eval_results or ()] == [("accuracy", 0.75)]
     assert "2 of 8 answers differ from the tuned model's" in text
-    assert "did not run on the one that built it" in text
+    assert "did not run on the machine that built it" not in text
     assert "| **int4 ONNX** (this one) | int4 | 3.0 MiB | not measured | 6 of 8 | 90.00% | 0.012 | 0.7500 |" in text
+
+
+def test_equal_answers_to_a_few_prompts_are_no_scores_on_all_rows(run: Path, base: Path, tmp_path: Path) -> None:
+    data = ModelCard(cards(run, base, tmp_path)["gguf"]).data
+    assert [(each.metric_value, each.dataset_name) for each in data.eval_results or ()] == [
+        (0.5, "test split of tone, 4 rows")
+    ]
+
+
+def test_a_form_that_did_not_run_claims_no_scores(run: Path, base: Path, tmp_path: Path) -> None:
+    (run / "optimized" / "parity.json").write_bytes(orjson.dumps([asdict(row) for row in (*ROWS[:2], UNSEEN)]))
+    text = cards(run, base, tmp_path)["onnx-int4"]
+    assert ModelCard(text).data.eval_results is None
+    assert "did not run on the machine that built it: what it answers was not measured" in text
 
 
 def test_a_card_tells_data_settings_scores_and_cost(run: Path, base: Path, tmp_path: Path) -> None:
@@ -175,6 +191,15 @@ def test_a_card_holds_no_row_and_no_path_of_this_machine(run: Path, base: Path, 
         assert "secret" not in text
         assert str(tmp_path) not in text
         assert "/private/" not in text
+
+
+def test_a_path_deep_in_a_setting_is_left_out_but_for_its_last_part(run: Path, base: Path, tmp_path: Path) -> None:
+    plain = make_recipe(base, tmp_path).model_dump(mode="json", exclude_unset=True)
+    options = {"table": str(tmp_path / "private" / "words.csv"), "weight": 2}
+    plain["training"] |= {"objective": {"kind": "custom", "name": "mine", "options": options}}
+    [text, *_] = [path.read_text("utf-8") for path in write_cards(run, Recipe.model_validate(plain))]
+    assert str(tmp_path) not in text
+    assert '"options":{"table":"words.csv","weight":2}' in text
 
 
 def test_the_prompt_template_stands_in_the_card_as_it_is(run: Path, base: Path, tmp_path: Path) -> None:
