@@ -28,12 +28,14 @@ def print_forms(rows: "Sequence[ParityRow]", *, front: Sequence[str] = (), shipp
         # In a file or a pipe there is no edge to wrap at.
         console = Console(highlight=False, width=PIPE_WIDTH)
     table = Table(title="Every form of the model, asked the same", title_justify="left")
+    table.add_column("form", overflow="fold")
     for name in PARITY_COLUMNS:
-        table.add_column(name, justify="left" if name in ("form", "") else "right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
     for row in rows:
         said = say_parity(row)
         is_shipped = shipped is not None and row.folder == shipped
         marks = ["shipped" if is_shipped else "", "on the front" if row.name in front else "", row.verdict, row.note]
-        cells = (said[each] for each in PARITY_COLUMNS.values() if each)
+        cells = (said[each] for each in PARITY_COLUMNS.values())
         table.add_row(*map(Text, (row.name, *cells, "; ".join(filter(None, marks)))))
     console.print(table)
