@@ -140,7 +140,7 @@ def prepare(shape: str, steps: int) -> Work:
         tokenizer.save_pretrained(model)
         tones = [json.loads(line) for line in (ROOT / "examples/tone/phrases.jsonl").read_text("utf-8").splitlines()]
         # Numbered, so that no row is the same as another.
-        many = [{"phrase": f"{number}. {row['phrase']}", "tone": row["tone"]} for number in range(20) for row in tones]
+        many = [{"phrase": f"{number}. {row['phrase']}", "tone": row["tone"]} for number in range(2) for row in tones]
         rows.write_text(json.dumps(many), "utf-8")
     return Work(model, rows, steps)
 
@@ -151,8 +151,9 @@ def commands(work: Work, out: Path) -> dict[str, list[str]]:
         "finetune": [
             *("finetune", "--model_name_or_path", str(work.model), "--method", "lora"),
             *("--data_name", "json", "--data_files", str(work.rows), "--text_template", TEMPLATE),
-            *("--max_seq_len", str(BLOCK_TOKENS), "--max_samples", "100000"),
+            *("--max_seq_len", str(BLOCK_TOKENS)),
             *("--per_device_train_batch_size", "1", "--max_steps", str(work.steps)),
+            *("--target_modules", "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"),
             *("--lora_r", "16", "--lora_alpha", "32", "--torch_dtype", "bfloat16", "--output_path", str(out / "ft")),
         ],
         "auto-opt": [

@@ -187,10 +187,10 @@ def _answer_too_long() -> None:
 def _azure_invalid() -> None:
     Path("recipe.yaml").write_text(
         "base_model: bundled\ndata: {train: train.json, text_template: '{phrase} {tone}'}\nwhere:\n  kind: azureml\n"
-        "  subscription_id: 0000\n  resource_group: research\n  workspace_name: tuning\n  compute: gpu-cluster\n"
+        "  subscription_id: '0000'\n  resource_group: research\n  workspace_name: tuning\n  compute: gpu-cluster\n"
         "  inputs: {trian.json: azureml://datastores/workspaceblobstore/paths/train.json}\n"
     )
-    write_job(load_recipe(Path("recipe.yaml")), Path("azureml"))
+    write_job(load_recipe(Path("recipe.yaml")), Path("job"))
 
 
 def _export_failed() -> None:
@@ -329,11 +329,11 @@ NOTES: dict[str, ErrorNote] = {
         _artifact_damaged,
     ),
     "azure-credentials": ErrorNote(
-        "The job's files are kept in the run folder under `azureml/`. Sign in (`az login`, a managed identity or the "
+        "The job's files are kept in the run folder under `job/`. Sign in (`az login`, a managed identity or the "
         "environment variables of azure-identity) and run the same command again.",
     ),
     "azure-failed": ErrorNote(
-        "The words are Azure's own. The job's files are kept in the run folder under `azureml/`; `az ml job create` "
+        "The words are Azure's own. The job's files are kept in the run folder under `job/`; `az ml job create` "
         "takes them too.",
     ),
     "azure-invalid": ErrorNote(

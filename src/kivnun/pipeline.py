@@ -34,7 +34,7 @@ from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
 from kivnun.optimization.gguf import require_gguf
-from kivnun.optimization.golden import Golden, GoldenPrompt, read_golden, write_golden
+from kivnun.optimization.golden import Golden, GoldenPrompt, read_golden, was_fixed, write_golden
 from kivnun.optimization.onnx import exportable_forms
 from kivnun.optimization.stage import TunedFolders, optimize
 from kivnun.recipe.load import LoadedRecipe
@@ -272,7 +272,7 @@ def optimize_model(context: Context, folders: TunedFolders, dataset: Dataset, se
     golden = make_golden(context.recipe, dataset)
 
     def make(folder: Path) -> None:
-        if read_golden(folders.model) != golden:
+        if not was_fixed(read_golden(folders.model), golden):
             context.log("golden_made", {"num_prompts": len(golden.prompts)})
         score = score_by(golden, Encoder(load_tokenizer(folders.model)))
         seed = context.recipe.training.seed

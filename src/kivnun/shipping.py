@@ -22,6 +22,7 @@ from kivnun.errors import UserError
 from kivnun.generation.agreement import ParityRow
 from kivnun.inputs import RunInputs
 from kivnun.methods import require_mergeable
+from kivnun.model_card.write import write_cards
 from kivnun.models.heads import read_head
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import hash_folder, resolve_model
@@ -47,7 +48,6 @@ SHIPPED = "shipped"
 """Kind of a folder that `ship_folder` made."""
 EARLIER = "earlier/optimized"
 """Where the forms of a run before are kept when others take their place."""
-MAX_GOLDEN = 500
 MAX_NEW_TOKENS = 32
 PROMPTS = (
     "The weather today is",
@@ -92,7 +92,7 @@ def ask_otherwise(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
         UserError: `recipe-invalid`.
     """
     earlier = plain_values(recipe.optimization, with_defaults=False) if recipe.optimization else {}
-    left_out = {*FORM_FIELDS, *(() if changes.get("precision") in ("fp32", "fp16") else ())}
+    left_out = {*FORM_FIELDS, *(QUANTIZED_BOUNDS if changes.get("precision") in ("fp32", "fp16") else ())}
     values = {name: value for name, value in earlier.items() if name not in left_out} | dict(changes)
     try:
         settings = OptimizationSection.model_validate(values)
@@ -160,7 +160,7 @@ def plan_order(order: Order) -> list[str]:
     base = resolve_model(order.model)
     model = _require_adapter(order.adapter) or base.folder
     rows = _read_rows(order, model)
-    golden, source = _choose_golden(model, rows)
+    golden, source = _choose_golden(model, rows, order.settings.golden_prompts)
     asked = f"asked: {len(golden.prompts)} prompts: {source}"
     return [f"model: {base.folder}, tuned: {model}", asked, *_say_forms(base.folder, order.settings)]
 
@@ -206,6 +206,7 @@ def optimize_run(run: Run, recipe: Recipe, *, show: Log) -> RunResults:
     _keep_wishes(run.folder, recipe, loaded.text)
     results = read_results(run.folder, recipe)
     write_report(results, recipe)
+    write_cards(run.folder, recipe)
     return results
 
 
@@ -231,7 +232,7 @@ def ship_folder(order: Order, out: Path, *, log: Log) -> list[ParityRow]:
     folders = TunedFolders(base.folder, _require_adapter(order.adapter) or base.folder)
     exportable_forms(base.folder, order.settings)
     rows = _read_rows(order, folders.model)
-    golden, source = _choose_golden(folders.model, rows)
+    golden, source = _choose_golden(folders.model, rows, order.settings.golden_prompts)
     log("golden_chosen", {"num_prompts": len(golden.prompts), "source": source})
     inputs: dict[str, object] = {
         "base_model": base.content_hash,
@@ -284,8 +285,27 @@ def place_folder(source: Path, target: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def require_places(out: Path, base: Path) -> None:
+    """Refuse an output folder whose `adapter/` or `model/` no run of ours has placed: they would be replaced.
+
+    Args:
+        out: The output folder; a run of ours lies in its `run/`.
+        base: The base model, which may lie in `model/` itself.
+
+    Raises:
+        UserError: `file-exists`.
+    """
+    if (out / "run").is_dir():
+        return
+    others = [path for path in (out / "adapter", out / "model") if path.exists() and path.resolve() != base.resolve()]
+    if others:
+        raise UserError("file-exists", f"{others[0]} exists, and no run in {out} made it", hint="name a folder with -o")
+
+
 def _require_free(out: Path) -> None:
-    """A folder that something else lies in is not replaced."""
+    """A folder that something else lies in is not replaced, and the current one neither."""
+    if out.resolve() == Path.cwd():
+        raise UserError("file-exists", f"{out} is the current folder", hint="name a folder of its own with -o")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if out.is_dir() and (out / MANIFEST_NAME).is_file() and read_manifest(out).kind == SHIPPED:
@@ -318,15 +338,15 @@ def _with_template(data: DataSection, template: PromptTemplate) -> DataSection:
     return data.model_copy(update={"prompt_template": template.prompt, "answer_template": template.answer})
 
 
-def _choose_golden(model_folder: Path, rows: Sequence[PreparedRow]) -> tuple[Golden, str]:
-    """What every form is asked: the prompts fixed at training, or rows, or a few of our own."""
+def _choose_golden(model_folder: Path, rows: Sequence[PreparedRow], most: int) -> tuple[Golden, str]:
+    """What every form is asked: the first prompts fixed at training, or rows, or a few of our own."""
     kept = read_golden(model_folder)
     if kept is not None:
-        return kept, "the prompts that were fixed at training"
+        return replace(kept, prompts=kept.prompts[:most]), "the prompts that were fixed at training"
     encoder = Encoder(load_tokenizer(model_folder))
     stop_ids = frozenset({encoder.end_id})
     if rows:
-        prompts = tuple(GoldenPrompt(tuple(row.prompt_ids), row.conversation.answer) for row in rows[:MAX_GOLDEN])
+        prompts = tuple(GoldenPrompt(tuple(row.prompt_ids), row.conversation.answer) for row in rows[:most])
         return Golden(prompts, MAX_NEW_TOKENS, stop_ids, None), "the rows that were named"
     asked = [encoder.encode([Segment(text, trained=False)]).input_ids for text in PROMPTS]
     prompts = tuple(GoldenPrompt(tuple(ids), None) for ids in asked)

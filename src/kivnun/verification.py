@@ -17,8 +17,14 @@ from kivnun.generation.endpoint import find_server, open_endpoint
 from kivnun.generation.engine import Generation
 from kivnun.models.load import load_tokenizer
 from kivnun.optimization.bench import BuiltForm, broken_bounds, make_row, time_engine
-from kivnun.optimization.certificate import PARITY_NAME, Certificate, read_certificate, require_whole
-from kivnun.optimization.engines import is_form, open_form, require_target, runs_here
+from kivnun.optimization.certificate import (
+    PARITY_NAME,
+    Certificate,
+    Thresholds,
+    read_certificate,
+    require_whole,
+)
+from kivnun.optimization.engines import cannot_run, is_form, open_form, why_not_here
 from kivnun.optimization.golden import GOLDEN_NAME, Golden, read_golden
 from kivnun.optimization.measure import SPEED_PROMPTS
 from kivnun.optimization.reference import Check, Reference, check_form, read_reference
@@ -89,11 +95,18 @@ class VerifyReport:
         """The forms that are not what was certified."""
         return [form for form in self.forms if form.problems]
 
+    @property
+    def verdict(self) -> str:
+        """The verdict on all forms together; what was not asked is no part of what passed."""
+        unchecked = [form.recorded.name for form in self.forms if form.here is None]
+        passed = f"passed; not run here: {', '.join(unchecked)}" if unchecked else "passed"
+        return "failed" if self.failed else passed
+
     def to_json(self) -> dict[str, object]:
         """Everything as JSON values."""
         return {
             "folder": str(self.folder),
-            "verdict": "failed" if self.failed else "passed",
+            "verdict": self.verdict,
             "certified": self.certificate.created,
             "golden": self.certificate.golden,
             "golden_fixed_at": self.certificate.fixed_at,
@@ -166,9 +179,9 @@ def verify(
     for form, place in forms.items():
         require_whole(place, certificate, form)
     asked = Asked(read_asked(folder), read_reference(folder), certificate)
-    if not any(runs_here(certificate.row(form).target) for form in forms):
+    if all(why_not_here(place, certificate.row(form).target) for form, place in forms.items()):
         first = certificate.row(next(iter(forms)))
-        require_target(first.name, first.target)
+        raise cannot_run(first.name, forms[str(first.folder)], first.target)
     reports = [_verify_form(place, certificate.row(form), asked, num_threads, show) for form, place in forms.items()]
     return VerifyReport(folder, certificate, reports)
 
@@ -271,7 +284,7 @@ def _require_fixed_before(folder: Path, certificate: Certificate) -> None:
 
 
 def _verify_form(folder: Path, recorded: ParityRow, asked: Asked, num_threads: int | None, show: Show) -> FormReport:
-    if not runs_here(recorded.target):
+    if why_not_here(folder, recorded.target) is not None:
         return FormReport(folder, recorded, None)
     engine = open_form(folder, name=recorded.name, num_threads=num_threads)
     check = check_form(
@@ -318,8 +331,7 @@ def find_problems(recorded: ParityRow, here: ParityRow, asked: Asked) -> list[st
     limits = asked.certificate.thresholds
     problems = broken_bounds(here, limits.min_agreement, limits.max_divergence)
     if recorded.verdict == "not run here":
-        least = UNSEEN_AGREEMENT if limits.min_agreement is None and limits.max_divergence is None else 0.0
-        return [*problems, *_if_less("token agreement", here.token_agreement, least, "never measured before")]
+        return problems + _find_unseen_problems(here, limits)
     lost = _allowed(recorded.num_prompts)
     least = (recorded.identical + recorded.ties) / recorded.num_prompts - lost
     share = (here.identical + here.ties) / here.num_prompts
@@ -328,6 +340,15 @@ def find_problems(recorded: ParityRow, here: ParityRow, asked: Asked) -> list[st
         least = recorded.token_agreement - _allowed(asked.reference.num_tokens)
         problems += _if_less("token agreement", here.token_agreement, least, "certified with its tolerance")
     return problems + _drifted_further(recorded.divergence, here.divergence)
+
+
+def _find_unseen_problems(here: ParityRow, limits: Thresholds) -> list[str]:
+    """Of a form that has no certified figures: what keeps no bound of the recipe must keep a general one."""
+    if limits.min_agreement is not None or (limits.max_divergence is not None and here.divergence is not None):
+        return []
+    if here.token_agreement is None:
+        return ["token agreement: it was never measured before, and this server cannot be led along an answer"]
+    return _if_less("token agreement", here.token_agreement, UNSEEN_AGREEMENT, "never measured before")
 
 
 def _drifted_further(recorded: float | None, here: float | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Batched, cached, padded generation equals the plainest loop there is."""
 
+import numpy as np
 import pytest
 import torch
 from tiny_llama import CONTEXT_TOKENS, END
@@ -140,3 +141,14 @@ def test_a_model_in_training_mode_is_refused(tiny_folder, prompts):
 
 def test_a_generation_is_a_value():
     assert Generation((1, 2), "stop", (0.5, 0.1, 3.0)) == Generation((1, 2), "stop", (0.5, 0.1, 3.0))
+
+
+def test_a_given_answer_is_led_in_one_pass_as_it_is_token_by_token(tiny_model, prompts):
+    engine = TorchEngine(tiny_model, pad_id=END)
+    answer = [7, END, 5, 9, 9]
+    for prompt in prompts[:3]:
+        led = torch.tensor(np.stack(list(engine.forced_logits(prompt, answer))))
+        assert led.shape[0] == len(answer) + 1
+        with torch.no_grad():
+            plain = [tiny_model(torch.tensor([[*prompt, *answer[:n]]])).logits[0, -1] for n in range(len(answer) + 1)]
+        torch.testing.assert_close(led, torch.stack(plain), atol=1e-4, rtol=1e-4)

@@ -112,6 +112,16 @@ def test_a_batch_of_another_size_than_its_adapters_is_an_error(many):
         logits(many.model)
 
 
+def test_the_masks_of_an_answer_are_made_once_and_not_for_every_token(many):
+    def masks(*rows: str | None) -> list[object]:
+        with many.applied(rows):
+            return [layer.mask for layer in many._layers.values()]
+
+    first = masks(*many.names[:2], None)
+    assert all(one is other for one, other in zip(first, masks(*many.names[:2], None), strict=True))
+    assert all(one is not other for one, other in zip(first, masks(None, *many.names[:2]), strict=True))
+
+
 def test_a_name_is_taken_once(many, adapters):
     with pytest.raises(UserError) as caught:
         many.add("wide", adapters["narrow"])

@@ -1,5 +1,6 @@
 """`kivnun auto-opt` and `quantize`: each flag is used or refused by name, and what comes out is proved or not there."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,32 @@ def test_limits_and_form_go_into_the_section_that_recipes_have() -> None:
     assert (settings.algorithm, settings.block_size, settings.max_size) == ("k_quant", 64, "2GiB")
     assert (settings.max_latency_ms, settings.min_score, settings.min_tokens_per_second) == (50.0, 0.9, 5.0)
     assert settings.gguf == "q4_0"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "is_told"),
+    [("quantize", [], True), ("auto-opt", ["--precision", "int4"], True), ("auto-opt", [], False)],
+    ids=["quantize", "int4", "fp32"],
+)
+def test_an_algorithm_that_is_not_olives_own_is_told(command: str, words: list[str], is_told: bool) -> None:
+    shipment = translate(command, *words)
+    told = [line.target for line in shipment.translation.lines if (line.key, line.outcome) == ("--algorithm", "own")]
+    assert told == (["optimization.algorithm: k_quant"] if is_told else [])
+    assert shipment.settings.algorithm == "k_quant"
+
+
+def test_the_current_folder_is_no_place_for_a_model(workshop: Workshop, here: Path) -> None:
+    for name in (".", str(here)):
+        ended = call("quantize", "-m", workshop.llama, "-o", name)
+        assert (ended.status, "is the current folder" in ended.err) == (2, True)
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["auto-opt", "quantize", "optimize"])
+def test_a_plan_is_json_where_asked(command: str, workshop: Workshop, here: Path) -> None:
+    ended = call(command, "-m", workshop.llama, "--dry-run", "--json")
+    assert ended.status == 0, ended.err
+    assert any(line.startswith("build: ") for line in json.loads(ended.out)["plan"])
 
 
 def test_memory_is_counted_as_each_command_counts_it() -> None:

@@ -35,13 +35,17 @@ def test_both_spellings_of_a_flag_are_one_flag() -> None:
 
 def test_olives_defaults_are_written_out() -> None:
     recipe = translate()
-    assert recipe["method"] == {"kind": "lora", "rank": 64, "alpha": 16, "dropout": 0.05}
+    kind = {"kind": "lora", "rank": 64, "alpha": 16, "dropout": 0.05}
+    assert recipe["method"] == {**kind, "target_modules": "all-linear"}
+    # Olive quantises no scales, where a recipe does so unless told otherwise.
+    assert translate("--method", "qlora")["method"]["double_quant"] is False  # type: ignore[index]
     assert recipe["training"] == {
         "learning_rate": 2e-4,
         "epochs": 3.0,
         "batch_tokens": 8192,
         "schedule": "constant",
         "warmup_ratio": 0.0,
+        "precision": "auto",
         "seed": 42,
     }
 
@@ -81,6 +85,38 @@ def test_rows_that_validate_are_a_slice_of_the_same_file() -> None:
 
 def test_flags_that_need_validation_rows_keep_some_apart() -> None:
     assert translate("--eval_steps", "50")["data"] == {"train": "rows.json", "split": {"validation": 0.1, "test": 0}}
+    for words in (["--do_eval", "false"], ["--eval_strategy", "no"]):
+        assert translate(*words)["data"]["split"] == {"validation": 0, "test": 0}  # type: ignore[index]
+
+
+def test_a_data_sets_own_validation_rows_are_asked_and_a_file_has_none(here: Path) -> None:
+    # Not 0, with which a data set without any would be validated on nothing.
+    assert translate("--eval_split", "validation", "--eval_steps", "5")["data"]["split"] == {"test": 0}  # type: ignore[index]
+    write_rows(here / "rows.json", phrases(4))
+    (problem,) = refusal("--eval_split", "validation").details
+    assert "'validation' is not in a file" in problem
+
+
+def test_a_chat_template_is_for_the_column_of_messages(workshop: Workshop, here: Path) -> None:
+    assert translate("--use_chat_template")["data"]["messages"] == "messages"  # type: ignore[index]
+    words = ("-m", workshop.llama, "-d", workshop.rows, "--use_chat_template", "--dry_run")
+    assert call("finetune", *words).status == 2
+
+
+def test_a_model_of_the_users_own_is_not_replaced(workshop: Workshop, here: Path) -> None:
+    shutil.copytree(workshop.gpt2, here / "out" / "model")
+    ended = finetune(workshop, here / "out")
+    assert (ended.status, "error[file-exists]" in ended.err) == (2, True)
+    assert json.loads((here / "out/model/config.json").read_bytes())["model_type"] == "gpt2"
+    assert not (here / "out" / "adapter").exists()
+
+
+def test_the_plan_and_the_results_are_json_where_asked(workshop: Workshop, here: Path) -> None:
+    plan = finetune(workshop, here / "out", "--dry_run", "--json")
+    assert any(line.startswith("steps: 1") for line in json.loads(plan.out)["plan"])
+    told = json.loads(finetune(workshop, here / "out", "--json").out)
+    assert [Path(told[name]).is_dir() for name in ("adapter", "model", "run")] == [True] * 3
+    assert told["results"]
 
 
 def test_a_truth_is_a_word() -> None:
@@ -182,6 +218,8 @@ def test_every_flag_is_printed_with_what_it_became(workshop: Workshop, here: Pat
     assert ended.status == 0
     assert "--lora_r 4 -> method.rank: 4" in ended.err
     assert "--lora_alpha 16 -> method.alpha: 16 (Olive's default)" in ended.err
+    assert "--target_modules all-linear -> method.target_modules: all-linear (Kivnun's own); every" in ended.err
+    assert "--max_samples all (Kivnun's own); every row; Olive takes 256 blocks" in ended.err
     assert "--task_name tones -> name: tones" in ended.err
     assert "--trust_remote_code True -> same; the model's own code is never run" in ended.err
     assert "steps: 1 of up to 8,192 tokens, method lora" in ended.out

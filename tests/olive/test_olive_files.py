@@ -118,6 +118,14 @@ def test_the_whole_file_of_the_seed_becomes_one_recipe(olive_json: Path) -> None
     assert recipe["training"]["batch_tokens"] == 64  # type: ignore[index]
 
 
+def test_a_value_that_is_not_olives_is_not_called_so(olive_json: Path, tmp_path: Path) -> None:
+    edit(olive_json, {"passes.lora.config.target_modules": None, "passes.lora.config.lora_r": None})
+    assert run_kivnun("recipe", "import", olive_json, "-o", tmp_path / "recipe.yaml")[0] == 0
+    text = (tmp_path / "recipe.yaml").read_text("utf-8")
+    assert "target_modules: all-linear  # not given: Kivnun's own (passes.lora.target_modules)" in text
+    assert "rank: 64  # not given: Olive's own (passes.lora.r)" in text
+
+
 def test_every_line_names_a_key_and_what_became_of_it(olive_json: Path) -> None:
     translation = translate(olive_json)
     fields = set(translation.provenance)

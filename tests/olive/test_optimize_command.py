@@ -90,6 +90,8 @@ def test_a_dry_run_lists_the_candidates_of_each_target(workshop: Workshop, here:
     assert "limits: max_memory 4GiB" in ended.out
     ended = call("optimize", run, "--dry-run", "--target", "directml")
     assert "build: fp16 ONNX for directml" in ended.out
+    ended = call("optimize", run, "--dry-run", "--target", "directml", "--json")
+    assert "build: fp16 ONNX for directml" in json.loads(ended.out)["plan"]
     assert not (run / "optimized").exists()
 
 

@@ -122,7 +122,7 @@ def test_what_was_not_asked_is_no_part_of_what_passed(certified):
 
 def test_a_model_leaves_memory_before_another_process_times_it(certified):
     def count() -> int:
-        return sum(isinstance(each, OnnxEngine) for each in gc.get_objects())
+        return sum(type(each) is OnnxEngine for each in gc.get_objects())
 
     held: list[int] = []
     bench = bench_of(certified, lambda event, _fields: held.append(count()) if event == "timing" else None)

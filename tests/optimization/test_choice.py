@@ -1,17 +1,24 @@
 """Which form is shipped: the Pareto front, the limits, and the rule that picks; what a form costs, measured."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from subprocess import PIPE
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from kivnun.errors import UserError
 from kivnun.generation.agreement import ParityRow
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.optimization.choice import choose, pareto_front, require_file_limits, take_fastest
-from kivnun.optimization.measure import Speed, first_token_ms, folder_size_bytes, measure_onnx, thread_choices
+from kivnun.optimization.measure import WORKER, Speed, first_token_ms, folder_size_bytes, measure_onnx, thread_choices
 from kivnun.recipe.optimization import OptimizationSection, relative_score, size_bytes
+from kivnun.recipe.schema import Recipe
 
 MIB = 2**20
 
@@ -113,9 +120,26 @@ def test_what_nothing_was_measured_of_is_not_called_good():
     )
 
 
+def test_a_bound_on_a_score_that_nothing_measures_is_refused_before_anything_is_built():
+    plain = {"base_model": "bundled", "data": {"train": "rows.jsonl"}, "optimization": {"min_score": "0.98x"}}
+    with pytest.raises(ValidationError, match=r"bounds a score that nothing measures; add an evaluation section"):
+        Recipe.model_validate(plain)
+    assert Recipe.model_validate({**plain, "evaluation": {"task": "generation"}}).optimization is not None
+
+
 def test_without_scores_agreement_decides():
     rows = [replace(ROWS[1], score=None, token_agreement=0.99), replace(ROWS[3], score=None, token_agreement=0.80)]
     assert choose(rows, settings(), tuned=replace(TUNED, score=None)).name == "int8"
+
+
+def test_of_forms_about_as_small_the_nearest_to_the_tuned_model_is_taken():
+    near = replace(ROWS[2], name="int4 gptq", size_bytes=ROWS[2].size_bytes + 278, divergence=0.001)
+    choice = choose([*ROWS, near], settings(), tuned=TUNED)
+    assert choice.name == "int4 gptq"
+    assert "of 2 about as small the nearest" in choice.reason
+    assert "int4 gptq" in choice.front
+    larger = replace(near, size_bytes=int(ROWS[2].size_bytes * 1.06))
+    assert choose([*ROWS, larger], settings(), tuned=TUNED).name == "int4 k_quant"
 
 
 def test_a_score_above_the_tuned_models_own_is_luck():
@@ -176,6 +200,26 @@ def test_a_folder_that_does_not_load_cannot_be_measured(tmp_path):
         measure_onnx(tmp_path, [[1]])
     assert caught.value.code == "export-failed"
     assert any("genai_config.json is missing" in line for line in caught.value.details)
+
+
+def test_measuring_ends_when_its_parent_is_gone(int4_folder, tmp_path):
+    request = {"folder": str(int4_folder), "prompts": [[3]] * 10**6, "num_tokens": 4, "num_threads": 1}
+    (tmp_path / "request").write_text(json.dumps(request))
+    spawn = (
+        "import os, subprocess, sys; p = subprocess.Popen([*sys.argv[1:], str(os.getpid())], stdin=open(0));"
+        "print(p.pid, flush=True); p.wait()"
+    )
+    arguments = [sys.executable, "-c", spawn, sys.executable, "-P", str(WORKER)]
+    with (tmp_path / "request").open() as given, subprocess.Popen(arguments, stdin=given, stdout=PIPE) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    try:
+        ended, _ = psutil.wait_procs([worker], timeout=20)
+        assert ended or worker.status() == psutil.STATUS_ZOMBIE
+    finally:
+        if worker.is_running():
+            worker.kill()
 
 
 def test_the_time_to_the_first_token_leaves_the_warm_up_out(int4_folder):

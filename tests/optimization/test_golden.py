@@ -18,7 +18,7 @@ from kivnun.optimization.divergence import (
     num_steps,
     reference_step,
 )
-from kivnun.optimization.golden import CHUNK, Golden, GoldenPrompt, read_golden, write_golden
+from kivnun.optimization.golden import CHUNK, Golden, GoldenPrompt, read_golden, was_fixed, write_golden
 from kivnun.optimization.reference import check_form, make_reference, read_reference, write_reference
 
 STOP = frozenset({tiny_llama.END})
@@ -138,3 +138,14 @@ def test_any_stop_token_ends_an_answer_alike(tiny_model, prompts):
     forced = force(engine, prompts[0], stopped, stop_ids=stops)
     assert (forced.agreed, forced.steps) == (2, 2)
     assert force(engine, prompts[0], stopped, stop_ids=STOP).agreed == 1
+
+
+def test_the_first_of_the_prompts_that_were_fixed_are_fixed_too():
+    kept = Golden(tuple(GoldenPrompt((number,), "x") for number in range(3)), 4, frozenset({1}), None)
+    first = Golden(kept.prompts[:2], 4, frozenset({1}), None)
+    assert was_fixed(kept, kept)
+    assert was_fixed(kept, first)
+    assert not was_fixed(first, kept)
+    assert not was_fixed(None, kept)
+    assert not was_fixed(kept, Golden(kept.prompts[1:], 4, frozenset({1}), None))
+    assert not was_fixed(kept, Golden(kept.prompts, 5, frozenset({1}), None))

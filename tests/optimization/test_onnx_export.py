@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime_genai as og
 import pytest
 import tiny_llama
@@ -61,6 +62,13 @@ def test_int4_stays_close_to_torch_in_a_fraction_of_the_size(int4_folder, fp32_f
     assert sum(equal) > 0.3 * len(equal)
     assert (int4_folder / "model.onnx.data").stat().st_size < (fp32_folder / "model.onnx.data").stat().st_size / 4
     assert folder_size_bytes(int4_folder) < folder_size_bytes(fp32_folder) / 2
+
+
+def test_of_a_prompt_only_the_last_token_is_multiplied_with_the_vocabulary(fp32_folder, int4_folder):
+    for folder in (fp32_folder, int4_folder):
+        outputs = onnx.load(folder / "model.onnx", load_external_data=False).graph.output
+        [shape] = [output.type.tensor_type.shape.dim for output in outputs if output.name == "logits"]
+        assert [shape[1].dim_value, shape[2].dim_value] == [1, 512]
 
 
 def test_a_tied_matrix_is_stored_once(fp32_folder, int4_folder, tiny_folder):

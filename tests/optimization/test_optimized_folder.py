@@ -1,6 +1,7 @@
 """The `optimized/` folder: what is kept is what was compared, and it stops where Kivnun stops."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def optimize(
     out_folder: Path,
     stop_ids: set[int],
     events: list[tuple[str, dict]] | None = None,
+    scores: Iterator[float] | None = None,
     **settings: object,
 ) -> list[ParityRow]:
     out_folder.mkdir()
@@ -35,7 +37,7 @@ def optimize(
         out_folder,
         OptimizationSection.model_validate(settings),
         golden=golden_of([[17, 23, 40], [300, 2]], stop_ids=stop_ids),
-        score=lambda _answers: None,
+        score=lambda _answers: None if scores is None else next(scores),
         log=lambda event, fields: events.append((event, dict(fields))) if events is not None else None,
         calibration=[[17, 23, 40, 300, 2, 9], [8, 7, 6, 5]],
     )
@@ -57,6 +59,15 @@ def test_other_tools_stop_where_we_stop(tiny_folder, tmp_path, stop_ids: set[int
     assert read_parity(tmp_path / "optimized") == rows
     kept = {path.name for path in (tmp_path / "optimized").iterdir() if path.is_dir()}
     assert kept == {"merged", f"onnx-{precision}"} == set(read_certificate(tmp_path / "optimized").files)
+
+
+def test_a_gguf_file_that_scores_below_the_limit_is_not_shipped_beside_a_form_that_keeps_it(tiny_folder, tmp_path):
+    scores = iter([0.9, 0.9, 0.9, 0.5])
+    with pytest.raises(UserError, match=r"q8_0 GGUF: min_score is 0\.8, it has 0\.5") as caught:
+        optimize(
+            tiny_folder, tmp_path / "o", {tiny_llama.END}, scores=scores, precision="fp32", gguf="q8_0", min_score=0.8
+        )
+    assert caught.value.code == "limits-unmet"
 
 
 def test_a_merged_model_that_was_not_saved_whole_is_refused(tiny_folder, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ The files follow the command job schema of Azure's command line, version 2
 (https://azuremlschemas.azureedge.net/latest/commandJob.schema.json), so that `az ml job create` takes them too.
 """
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -53,9 +54,11 @@ def write_job(loaded: LoadedRecipe, folder: Path) -> AzureJob:
 
     Raises:
         UserError: `azure-invalid` for inputs that the recipe does not name, or an environment without Kivnun;
-            `data-missing` for a file that is neither here nor an input.
+            `file-exists` where the folder holds something else.
     """
     where = _where(loaded)
+    if folder.exists() and not (folder / JOB_NAME).is_file():
+        raise UserError("file-exists", f"{folder} exists and is no job", hint="name another folder with --run-dir")
     inputs = _Inputs(loaded, where)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -66,7 +69,7 @@ def write_job(loaded: LoadedRecipe, folder: Path) -> AzureJob:
     recipe = inputs.local_recipe()
     (code / RECIPE_NAME).write_text(dump_recipe(recipe, with_defaults=False), "utf-8")
     (partial / CONDA_NAME).write_text(_conda(where, loaded), "utf-8")
-    specification: dict[str, object] = {
+    described: dict[str, object] = {
         "$schema": SCHEMA,
         "type": "command",
         "display_name": recipe.name or loaded.path.stem,
@@ -76,16 +79,23 @@ def write_job(loaded: LoadedRecipe, folder: Path) -> AzureJob:
         "compute": f"azureml:{where.compute}",
         "environment": {"image": where.image or DEFAULT_IMAGE, "conda_file": CONDA_NAME},
         "resources": {"instance_count": where.instance_count},
+        "distribution": _distribution(where),
         "inputs": inputs.remote(),
         "outputs": {"run": {"type": "uri_folder", "mode": "rw_mount"}},
     }
-    (partial / JOB_NAME).write_text(_yaml({key: value for key, value in specification.items() if value != {}}), "utf-8")
+    specification = {key: value for key, value in described.items() if value != {}}
+    (partial / JOB_NAME).write_text(_yaml(specification), "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     sent = {
         path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted((folder / CODE_NAME).rglob("*"))
     }
     return AzureJob(folder, specification, {name: size for name, size in sent.items() if (folder / name).is_file()})
+
+
+def _distribution(where: AzureMlSection) -> dict[str, object]:
+    """What makes several machines one run: Azure then sets the variables that torchrun would."""
+    return {"type": "pytorch", "process_count_per_instance": 1} if where.instance_count > 1 else {}
 
 
 def _where(loaded: LoadedRecipe) -> AzureMlSection:
@@ -120,7 +130,7 @@ class _Inputs:
     def overrides(self) -> str:
         """The `--set` words that put the inputs' places on the machine into the recipe."""
         words = [(field, self._placed(value)) for field, value in self._fields() if self._is_remote(value)]
-        return "".join(f" --set '{field}={dump_value(value)}'" for field, value in words)
+        return "".join(f" --set {shlex.quote(f'{field}={dump_value(value)}')}" for field, value in words)
 
     def local_recipe(self) -> Recipe:
         """The recipe as it goes along: it names the copies of local files, and runs where it is sent."""
@@ -199,8 +209,8 @@ def _conda(where: AzureMlSection, loaded: LoadedRecipe) -> str:
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         hint = "name a conda file that can be read, or leave where.conda_file out"
         raise UserError("azure-invalid", f"where.conda_file: {path}: {error}", hint=hint) from error
-    groups = content.get("dependencies", []) if isinstance(content, dict) else []
-    pip = [line for group in groups if isinstance(group, dict) for line in group.get("pip", [])]
+    groups = (content.get("dependencies") or []) if isinstance(content, dict) else []
+    pip = [line for group in groups if isinstance(group, dict) for line in group.get("pip") or []]
     if not any(str(line).startswith("kivnun") for line in pip):
         raise UserError(
             "azure-invalid",

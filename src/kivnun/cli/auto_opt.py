@@ -24,13 +24,8 @@ def auto_opt(context: typer.Context) -> None:
     ship(read_words(AUTO_OPT, context.args, SHIP_FLAGS, about=ABOUT, usage=USAGE))
 
 
-def ship(given: "Given", *, as_json: bool = False) -> None:
-    """Ship what the flags of `auto-opt`, `optimize -m` or `quantize` ask for.
-
-    Args:
-        given: The flags.
-        as_json: Whether the table is printed as JSON.
-    """
+def ship(given: "Given") -> None:
+    """Ship what the flags of `auto-opt`, `optimize -m` or `quantize` ask for."""
     from kivnun.cli.olive_words import Said, tell_translation
     from kivnun.cli.shipped import print_forms
     from kivnun.models.own_code import say_own_code
@@ -49,7 +44,7 @@ def ship(given: "Given", *, as_json: bool = False) -> None:
     )
     out = Path(shipment.output)
     if given.is_true("dry_run"):
-        _say_plan(order)
+        _say_plan(order, as_json=given.is_true("json"))
         return
     try:
         with Said(given) as said:
@@ -59,7 +54,7 @@ def ship(given: "Given", *, as_json: bool = False) -> None:
         tell("interrupted; nothing half-made is left")
         raise
     certificate = read_certificate(out)
-    if as_json:
+    if given.is_true("json"):
         typer.echo(json.dumps(json.loads(certificate.to_json()), ensure_ascii=False))
         return
     print_forms(certificate.rows)
@@ -67,8 +62,8 @@ def ship(given: "Given", *, as_json: bool = False) -> None:
     typer.echo(f"verify elsewhere: kivnun verify {out}")
 
 
-def _say_plan(order: "Order") -> None:
+def _say_plan(order: "Order", *, as_json: bool) -> None:
+    from kivnun.cli.olive_words import say_plan
     from kivnun.shipping import plan_order
 
-    for line in plan_order(order):
-        typer.echo(line)
+    say_plan(plan_order(order), as_json=as_json)

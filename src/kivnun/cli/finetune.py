@@ -1,5 +1,6 @@
 """`kivnun finetune`: Olive's command and flags, as a recipe that is printed, kept and run."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from kivnun.olive.flags import Given
     from kivnun.olive.translation import Translation
     from kivnun.recipe.load import LoadedRecipe
+    from kivnun.results import RunResults
 
 ABOUT = "Tune a model on rows with LoRA or QLoRA: Olive's flags, and the training arguments of Hugging Face."
 USAGE = "-m MODEL -d DATA [FLAGS]"
@@ -28,9 +30,13 @@ def finetune(context: typer.Context) -> None:
     loaded = _load(translation, out / "recipe.yaml")
     _tell_own_code(loaded)
     if given.is_true("dry_run"):
-        _say_plan(loaded)
+        _say_plan(loaded, as_json=given.is_true("json"))
         return
-    folders = _run(loaded, out, given)
+    results, folders = _run(loaded, out, given)
+    if given.is_true("json"):
+        places = {"adapter": str(folders[0]), "model": str(folders[1]), "run": str(out / "run")}
+        typer.echo(json.dumps({**places, "results": results.to_json()}, ensure_ascii=False))
+        return
     typer.echo(f"adapter: {folders[0]}\nmodel: {folders[1]}\nrun: {out / 'run'}")
     typer.echo(f"next: kivnun auto-opt -m {folders[1]} -a {folders[0]} -o {out}-onnx --precision int4")
 
@@ -53,34 +59,35 @@ def _tell_own_code(loaded: "LoadedRecipe") -> None:
         tell(f"  {loaded.recipe.base_model}: {said}")
 
 
-def _say_plan(loaded: "LoadedRecipe") -> None:
-    from kivnun.data.visible import make_visible
+def _say_plan(loaded: "LoadedRecipe", *, as_json: bool) -> None:
+    from kivnun.cli.olive_words import say_plan
     from kivnun.plan import describe_plan
 
-    for line in describe_plan(loaded):
-        typer.echo(make_visible(line))
+    say_plan(describe_plan(loaded), as_json=as_json)
 
 
-def _run(loaded: "LoadedRecipe", out: Path, given: "Given") -> tuple[Path, Path]:
+def _run(loaded: "LoadedRecipe", out: Path, given: "Given") -> "tuple[RunResults, tuple[Path, Path]]":
     """Run the recipe, and lay its adapter and its base model where Olive lays them."""
     from kivnun.cli.olive_words import Said
     from kivnun.models.resolve import resolve_model
     from kivnun.pipeline import run_recipe
     from kivnun.runs import open_run, write_atomic
-    from kivnun.shipping import place_folder
+    from kivnun.shipping import place_folder, require_places
 
+    base = resolve_model(str(loaded.recipe.base_model)).folder
+    require_places(out, base)
     try:
         with open_run(out / "run") as opened, Said(given) as said:
             write_atomic(loaded.path, loaded.text)
             _link_logs(given.text("logging_dir"), out / "run")
-            run_recipe(loaded, opened, show=said.show)
+            results = run_recipe(loaded, opened, show=said.show)
             place_folder(out / "run" / "model", out / "adapter")
-            place_folder(resolve_model(str(loaded.recipe.base_model)).folder, out / "model")
+            place_folder(base, out / "model")
     except KeyboardInterrupt:
         # The status is typer's: 130, the shells' word for Ctrl-C.
         tell("interrupted; the same command goes on from here")
         raise
-    return out / "adapter", out / "model"
+    return results, (out / "adapter", out / "model")
 
 
 def _link_logs(named: str | None, run_dir: Path) -> None:

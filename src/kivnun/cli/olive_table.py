@@ -12,6 +12,7 @@ OUTCOMES = {
     "renamed": "",
     "same": "Kivnun does so anyway",
     "default": "not given: Olive's own",
+    "own": "not given: Kivnun's own",
 }
 """What each outcome is called, where the target does not say it."""
 
@@ -38,7 +39,7 @@ def translation_rows(translation: "Translation") -> list[dict[str, object]]:
 def _given(line: "KeyLine") -> str:
     from kivnun.recipe.dump import dump_value
 
-    if line.outcome == "default" or line.value in (None, "") or isinstance(line.value, dict):
+    if line.outcome in ("default", "own") or line.value in (None, "") or isinstance(line.value, dict):
         return line.key
     value = dump_value(line.value)
     return f"{line.key}: {value if len(value) <= 48 else value[:47] + '…'}"

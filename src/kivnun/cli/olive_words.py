@@ -1,5 +1,6 @@
 """What Olive's commands have in common: their help, the table of their flags, and how much is said."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -54,11 +55,24 @@ def tell_translation(translation: "Translation", given: "Given") -> None:
         return
     for line in translation.lines:
         value = "" if line.value is None else f" {line.value}"
-        became = " -> ".join(filter(None, [line.key + value, line.target or line.outcome]))
-        olives = " (Olive's default)" if line.outcome == "default" and line.value is not None else ""
-        tell(f"  {became}{olives}{f'; {line.note}' if line.note else ''}")
+        became = " -> ".join(
+            filter(None, [line.key + value, line.target or (line.outcome if line.outcome != "own" else "")])
+        )
+        whose = {"default": " (Olive's default)", "own": " (Kivnun's own)"}.get(line.outcome, "")
+        tell(f"  {became}{whose if line.value is not None else ''}{f'; {line.note}' if line.note else ''}")
     for note in translation.notes:
         tell(f"  note: {note}")
+
+
+def say_plan(lines: Sequence[str], *, as_json: bool) -> None:
+    """Print on standard output what would be done."""
+    from kivnun.data.visible import make_visible
+
+    if as_json:
+        typer.echo(json.dumps({"plan": list(lines)}, ensure_ascii=False))
+        return
+    for line in lines:
+        typer.echo(make_visible(line))
 
 
 class Said:

@@ -22,13 +22,11 @@ def optimize(context: typer.Context) -> None:
     from kivnun.cli.auto_opt import ship
     from kivnun.cli.olive_words import read_words
     from kivnun.errors import UserError
-    from kivnun.olive.flags import Flag
     from kivnun.olive.ship_commands import OPTIMIZE, SHIP_FLAGS
 
-    flags = (*SHIP_FLAGS, Flag("json", "truth", "Print JSON on standard output."))
-    given = read_words(OPTIMIZE, context.args, flags, about=ABOUT, usage=USAGE, argument="RUN")
+    given = read_words(OPTIMIZE, context.args, SHIP_FLAGS, about=ABOUT, usage=USAGE, argument="RUN")
     if given.argument is None:
-        ship(given, as_json=given.is_true("json"))
+        ship(given)
         return
     if "model_name_or_path" in given.values:
         problem = f"a run ({given.argument}) and a model (-m) are given; keep one of them"
@@ -50,18 +48,18 @@ def _optimize_run(given: "Given") -> None:
     changes = translation.recipe.get("optimization", {})
     recipe = ask_otherwise(recipe_of(folder), changes if isinstance(changes, dict) else {})
     if given.is_true("dry_run"):
-        _say_plan(folder, recipe)
+        _say_plan(folder, recipe, as_json=given.is_true("json"))
         return
     results = _run(folder, recipe, given)
     if given.is_true("json"):
         typer.echo(json.dumps(results, ensure_ascii=False))
 
 
-def _say_plan(folder: Path, recipe: "Recipe") -> None:
+def _say_plan(folder: Path, recipe: "Recipe", *, as_json: bool) -> None:
+    from kivnun.cli.olive_words import say_plan
     from kivnun.shipping import plan_run
 
-    for line in plan_run(folder, recipe):
-        typer.echo(line)
+    say_plan(plan_run(folder, recipe), as_json=as_json)
 
 
 def _run(folder: Path, recipe: "Recipe", given: "Given") -> dict[str, object]:

@@ -34,7 +34,7 @@ def push(
 
     require_repo_id(to)
     run_dir = find_run(run)
-    _write_missing_card(run_dir, find_form(run_dir, form)[1])
+    _write_missing_card(run_dir, find_form(run_dir, form)[1], dry_run=dry_run)
     plan = plan_push(run_dir, form, with_golden=with_golden)
     if not as_json:
         _say_plan(plan, to, dry_run=dry_run)
@@ -47,11 +47,14 @@ def push(
         typer.echo(f"sent to {pushed.url}, commit {pushed.commit}")
 
 
-def _write_missing_card(run_dir: "Path", folder: "Path") -> None:
-    """A run of before there were cards gets its cards now."""
+def _write_missing_card(run_dir: "Path", folder: "Path", *, dry_run: bool) -> None:
+    """A run of before there were cards gets its cards now; a dry run writes nothing."""
     from kivnun.runs.manifest import CARD_NAME
 
     if (folder / CARD_NAME).is_file():
+        return
+    if dry_run:
+        tell(f"{folder} has no {CARD_NAME}: one would be written from the run folder, and sent")
         return
     from pydantic import ValidationError
 

@@ -50,6 +50,7 @@ def verify(
 
 def _print(report: "VerifyReport") -> None:
     from kivnun.cli.summary import open_console
+    from kivnun.optimization.engines import why_not_here
 
     console = open_console()
     certificate = report.certificate
@@ -61,8 +62,7 @@ def _print(report: "VerifyReport") -> None:
     console.print(_table(report))
     for form in report.forms:
         if form.here is None:
-            words = "this machine's onnxruntime-genai does not have it"
-            line = f"{form.recorded.name} runs on {form.recorded.target}: {words}"
+            line = f"{form.recorded.name} {why_not_here(form.folder, form.recorded.target)}"
             console.print(line, markup=False, soft_wrap=True)
 
 

@@ -29,7 +29,8 @@ def take_ranges(rows: Mapping[str, Parts], data: DataSection) -> tuple[dict[str,
     wanted = set(range(num_rows))
     if data.train_rows is not None:
         wanted = _numbers("data.train_rows", data.train_rows, num_rows)
-    if data.validation_rows is not None and "validation" in rows:
+    # A data set that `train` names may hold validation rows of its own: a range without `validation` is not of those.
+    if data.validation_rows is not None and data.validation is not None:
         count = sum(len(part) for _, part in rows["validation"])
         numbers = _numbers("data.validation_rows", data.validation_rows, count)
         taken["validation"] = _keep(rows["validation"], numbers)

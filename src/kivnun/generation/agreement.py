@@ -81,6 +81,7 @@ class ParityRow:
         divergence: Mean Kullback-Leibler divergence per token from the reference, in nats.
         first_token_ms: Median time to the first token of one request.
         memory_bytes: Most memory that answering took.
+        num_threads: Cores that one token used when it was timed; None for what the runtime takes by itself.
         target: What the form runs on.
         folder: Where it is kept, beside the table; None for the tuned model and for forms that are not kept.
         verdict: "passed", "not run here" for a form whose target this machine lacks, or "not kept".
@@ -104,6 +105,7 @@ class ParityRow:
     folder: str | None = None
     verdict: Verdict = "passed"
     note: str = ""
+    num_threads: int | None = None
 
 
 def compare_answers(reference: Sequence[Generation], other: Sequence[Generation], *, tie_tolerance: float) -> Agreement:

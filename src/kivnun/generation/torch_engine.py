@@ -164,11 +164,9 @@ class TorchEngine:
             UserError: prompt-invalid, logits-not-finite.
         """
         require_prompts_fit([[*prompt_ids, *answer_ids]], context_tokens=self._context_tokens, engine=self.name)
-        steps = self._steps([prompt_ids], [self._adapter])
-        yield steps.logits_BV[0].cpu().numpy()
-        for token in answer_ids:
-            steps.feed(torch.tensor([token], device=self._model.device), kept=None)
-            yield steps.logits_BV[0].cpu().numpy()
+        # In one pass, since every token is known: many times faster than one by one.
+        steps = self._steps([[*prompt_ids, *answer_ids]], [self._adapter], num_logits=len(answer_ids) + 1)
+        yield from steps.logits_BTV[0].cpu().numpy()
 
     def _stream(
         self, prompt_ids: Sequence[int], room: int, stop_ids: frozenset[int], sampling: Sampling
@@ -204,9 +202,9 @@ class TorchEngine:
                 rows = torch.tensor(kept, device=tokens_B.device)
                 steps.feed(tokens_B[rows], kept=rows)
 
-    def _steps(self, prompts: Sequence[Sequence[int]], names: Sequence[str | None]) -> "_Steps":
+    def _steps(self, prompts: Sequence[Sequence[int]], names: Sequence[str | None], *, num_logits: int = 1) -> "_Steps":
         batch = _Batch(self._model, self._model_inputs, self._adapters, self.name)
-        return _Steps(batch, *self._left_padded(prompts), names)
+        return _Steps(batch, *self._left_padded(prompts), names, num_logits=num_logits)
 
     def _require_known(self, names: Sequence[str | None]) -> None:
         known = () if self._adapters is None else self._adapters.names
@@ -240,16 +238,19 @@ class _Batch:
 
 
 class _Steps:
-    """A batch in the model: the logits after the last token fed, and the cache that the next token needs."""
+    """A batch in the model: the logits after the last tokens fed, and the cache that the next token needs."""
 
-    def __init__(self, batch: _Batch, input_ids_BT: Tensor, mask_BT: Tensor, names: Sequence[str | None]) -> None:
+    def __init__(
+        self, batch: _Batch, input_ids_BT: Tensor, mask_BT: Tensor, names: Sequence[str | None], *, num_logits: int
+    ) -> None:
         if batch.model.training:
             raise ValueError("the model must be in eval mode: dropout would change its answers")
         self._batch = batch
         self._names = names
         self._mask_BT = mask_BT
         self._cache = None
-        self.logits_BV = self._forward(input_ids_BT, (mask_BT.cumsum(-1) - 1).clamp(min=0))
+        self.logits_BTV = self._forward(input_ids_BT, (mask_BT.cumsum(-1) - 1).clamp(min=0), num_logits)
+        self.logits_BV = self.logits_BTV[:, -1]
 
     def feed(self, tokens_B: Tensor, *, kept: Tensor | None) -> None:
         """Feed one more token to each row, after dropping the rows not in `kept`."""
@@ -258,12 +259,12 @@ class _Steps:
             self._names = [self._names[row] for row in kept.tolist()]
             self._cache.batch_select_indices(kept)  # type: ignore[union-attr]
         self._mask_BT = torch.cat([self._mask_BT, self._mask_BT.new_ones(len(tokens_B), 1)], dim=1)
-        self.logits_BV = self._forward(tokens_B[:, None], self._mask_BT.sum(-1, keepdim=True) - 1)
+        self.logits_BV = self._forward(tokens_B[:, None], self._mask_BT.sum(-1, keepdim=True) - 1, 1)[:, -1]
 
     # Not inference_mode: a rotary cache made under it could not be used by a training step that follows.
     @torch.no_grad()
-    def _forward(self, input_ids_BT: Tensor, position_ids_BT: Tensor) -> Tensor:
-        optional: dict[str, Tensor | int] = {"position_ids": position_ids_BT, "logits_to_keep": 1}
+    def _forward(self, input_ids_BT: Tensor, position_ids_BT: Tensor, num_logits: int) -> Tensor:
+        optional: dict[str, Tensor | int] = {"position_ids": position_ids_BT, "logits_to_keep": num_logits}
         with self._batch.applied(self._names):
             output = self._batch.model(
                 input_ids=input_ids_BT,
@@ -273,7 +274,7 @@ class _Steps:
                 **{name: value for name, value in optional.items() if name in self._batch.model_inputs},
             )
         self._cache = output.past_key_values
-        logits_BV = output.logits[:, -1].float()
-        if not bool(logits_BV.isfinite().all()):
+        logits_BTV = output.logits[:, -num_logits:].float()
+        if not bool(logits_BTV.isfinite().all()):
             raise logits_not_finite(self._batch.name)
-        return logits_BV
+        return logits_BTV

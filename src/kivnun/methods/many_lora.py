@@ -99,7 +99,9 @@ class _Layer:
     factors: dict[str, Factors] = field(default_factory=dict[str, Factors])
     handle: RemovableHandle | None = None
     stacked: tuple[tuple[str, ...], Tensor, Tensor] | None = None
+    rows: tuple[str | None, ...] | None = None
     mask: Tensor | None = None
+    is_applied: bool = False
 
     def stack(self, names: tuple[str, ...]) -> None:
         """Put the factors of some adapters side by side, in the number format of the base."""
@@ -109,10 +111,14 @@ class _Layer:
         weight: Tensor = self.base.weight  # type: ignore[assignment]
         a_RI = torch.cat([self.factors[name].a for name in used]) if used else weight.new_empty(0)
         b_OR = torch.cat([self.factors[name].b for name in used], dim=1) if used else weight.new_empty(0)
-        self.stacked = (used, a_RI.to(weight), b_OR.to(weight))
+        self.stacked, self.rows = (used, a_RI.to(weight), b_OR.to(weight)), None
 
-    def choose(self, rows: Sequence[str | None]) -> None:
-        """Say which adapter each row of the next batch uses."""
+    def choose(self, rows: tuple[str | None, ...]) -> None:
+        """Say which adapter each row of the next batch uses; from token to token of an answer it is the same."""
+        self.is_applied = True
+        if rows == self.rows:
+            return
+        self.rows = rows
         used, a_RI, _ = self.stacked or ((), torch.empty(0), None)
         owners = [name for name in used for _ in range(len(self.factors[name].a))]
         mask = [[float(row == owner) for owner in owners] for row in rows]
@@ -120,7 +126,7 @@ class _Layer:
 
     def add_update(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """The hook behind the base layer: its output with each row's update."""
-        if self.mask is None or self.stacked is None:
+        if not self.is_applied or self.mask is None or self.stacked is None:
             return None
         x = inputs[0]
         if len(x) != len(self.mask):
@@ -208,11 +214,11 @@ class ManyLora:
             try:
                 for layer in self._layers.values():
                     layer.stack(used)
-                    layer.choose(rows)
+                    layer.choose(tuple(rows))
                 yield
             finally:
                 for layer in self._layers.values():
-                    layer.mask = None
+                    layer.is_applied = False
 
     def _require_known(self, names: Sequence[str]) -> None:
         for name in names:

@@ -196,14 +196,22 @@ def _list_settings(recipe: Recipe) -> list[str]:
         values = section.model_dump(mode="json", exclude_defaults=True)
         kind = getattr(section, "kind", None)
         values = {"kind": kind, **values} if kind is not None else values
-        lines += [f"{name}.{field}: {_show(value)}" for field, value in values.items()]
+        lines += [f"{name}.{field}: {_show(_without_folders(value))}" for field, value in values.items()]
     return lines
 
 
-def _show(value: object) -> str:
+def _without_folders(value: object) -> object:
     if isinstance(value, str):
         return Path(value).name if value.startswith(("/", "~", ".")) else value
-    return orjson.dumps(value).decode()
+    if isinstance(value, dict):
+        return {name: _without_folders(each) for name, each in cast("dict[str, object]", value).items()}
+    if isinstance(value, list):
+        return [_without_folders(each) for each in cast("list[object]", value)]
+    return value
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _measure_cost(events: Sequence[Event]) -> Cost | None:

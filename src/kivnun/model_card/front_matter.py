@@ -58,21 +58,21 @@ def _relate(facts: CardFacts, kind: FormKind, row: ParityRow | None) -> str | No
 
 
 def _list_results(facts: CardFacts, row: ParityRow | None) -> list[EvalResult]:
-    """The tuned model's metrics; of a form that answers otherwise only the score that it reached itself."""
+    """The tuned model's metrics; of a form with rounded weights only the score that it reached itself, if any."""
     evaluation, settings = facts.results.evaluation, facts.recipe.evaluation
     if evaluation is None or settings is None:
         return []
     tuned = next(scores for scores in evaluation.scores if scores.name == TUNED)
-    measured = [(name, estimate.value) for name, estimate in tuned.metrics.items()]
-    if row is not None and row.identical < row.num_prompts:
-        main = measured[0][0]
-        measured = [(main, row.score)] if row.score is not None else []
+    measured, num_rows = [(name, estimate.value) for name, estimate in tuned.metrics.items()], tuned.num_rows
+    # Equal answers to the golden prompts, which may be fewer, say nothing of the other rows.
+    if row is not None and row.precision not in ("fp32", "f32"):
+        measured, num_rows = [(measured[0][0], row.score)] if row.score is not None else [], row.num_prompts
     task = "text-classification" if settings.task == "classification" else "text-generation"
     return [
         EvalResult(
             task_type=task,
             dataset_type="custom",
-            dataset_name=f"test split of {facts.name}, {tuned.num_rows} rows",
+            dataset_name=f"test split of {facts.name}, {num_rows} rows",
             metric_type=name,
             metric_value=round(value, 6),
         )

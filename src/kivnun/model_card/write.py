@@ -93,7 +93,10 @@ def write_cards(run_dir: Path, recipe: Recipe) -> list[Path]:
     written: list[Path] = []
     for folder, kind in card_folders(run_dir).items():
         path = folder / CARD_NAME
-        write_atomic(path, render_card(facts, folder, kind, dataset))
+        card = render_card(facts, folder, kind, dataset)
+        # The same command again leaves a finished run as it is, to the second.
+        if not path.is_file() or path.read_text("utf-8") != card:
+            write_atomic(path, card)
         written.append(path)
     return written
 
@@ -149,9 +152,8 @@ def render_card(facts: CardFacts, folder: Path, kind: FormKind, dataset: Dataset
 
 def _is_row_of(row: ParityRow, folder: Path, kind: FormKind) -> bool:
     """Whether a line of the parity table is that of a folder; older tables name the form alone."""
-    named = getattr(row, "folder", None)
-    if named is not None:
-        return named == folder.name
+    if row.folder is not None:
+        return row.folder == folder.name
     return {"merged": row.name == "merged", "onnx": folder.name == f"onnx-{row.precision}"}.get(kind, False)
 
 
@@ -221,8 +223,8 @@ def _list_limits(facts: CardFacts, row: ParityRow | None, dataset: Dataset) -> S
         lines.append(f"It is not shown to be better than a simple yardstick ({LINEAR}): {_say_verdict(yardstick)}.")
     if row is not None and row.identical < row.num_prompts:
         lines.append(f"{row.num_prompts - row.identical} of {row.num_prompts} answers differ from the tuned model's.")
-    if row is not None and row.tokens_per_second is None:
-        lines.append("This form was built for another machine and did not run on the one that built it.")
+    if row is not None and row.verdict == "not run here":
+        lines.append("This form did not run on the machine that built it: what it answers was not measured.")
     if dataset.labels:
         lines.append(f"It answers with one of {len(dataset.labels)} classes and with nothing else.")
     return lines

@@ -106,6 +106,8 @@ def _warmup_problem(number: float, steps: object, around: Surroundings) -> str:
         return ""
     if not is_number(steps, whole=True) or cast("int", steps) < 1:
         return "needs max_steps, since Kivnun's warm-up is a share of the steps; write warmup_ratio"
+    if "num_train_epochs" in around.given:
+        return "is a share of steps that num_train_epochs may cut short; write warmup_ratio, or one of them"
     return (
         f"{number:g} leaves no steps after the warm-up (max_steps is {steps})" if number >= cast("int", steps) else ""
     )
@@ -212,9 +214,7 @@ def eval_steps(name: str, value: object, around: Surroundings) -> Meaning:
     if eval_strategy(around) != "steps":
         return refused(f"has no effect on eval_strategy: {eval_strategy(around)}; remove one of them")
     if not around.has_validation:
-        return refused(
-            "has no effect without validation rows; give eval_data_config or eval_dataset_size, or remove it"
-        )
+        return refused(_NO_VALIDATION)
     return whole("training.validate_every_steps", hint="; write a number of steps")(name, value, around)
 
 
@@ -289,9 +289,7 @@ def metric(_: str, value: object, around: Surroundings) -> Meaning:
     if metric is None:
         return refused(f"{value!r} is not measured while training; write one of {', '.join(METRICS)}")
     if not around.has_validation:
-        return refused(
-            "has no effect without validation rows; give eval_data_config or eval_dataset_size, or remove it"
-        )
+        return refused(_NO_VALIDATION)
     fields: dict[str, object] = {"training.best_metric": metric}
     if metric != "loss":
         fields["training.validation_metrics"] = [metric]
@@ -314,10 +312,17 @@ def load_best(_: str, value: object, around: Surroundings) -> Meaning:
     if value is True and around.has_validation:
         return same("the best step by the validation rows is kept")
     if value is True:
-        return refused(
-            "has no effect without validation rows; give eval_data_config or eval_dataset_size, or remove it"
-        )
+        return refused(_NO_VALIDATION)
     return refused("the best step by the validation rows is always kept; remove it")
+
+
+def do_eval(_: str, value: object, around: Surroundings) -> Meaning:
+    """`do_eval`, which is so where there are validation rows."""
+    if not isinstance(value, bool):
+        return _not("true or false", value)
+    if value is around.has_validation:
+        return same("validation rows are used" if value else "there are no validation rows")
+    return refused(_NO_VALIDATION if value else "remove the evaluation data instead")
 
 
 def run_name(_: str, value: object, __: Surroundings) -> Meaning:

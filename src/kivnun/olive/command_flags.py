@@ -17,15 +17,16 @@ RUN_FLAGS = (
     Flag("save_config_file", "truth", "Kivnun always keeps what was asked beside the result."),
     Flag("dry_run", "truth", "Say what would be done, and do nothing."),
     Flag("disable_telemetry", "truth", "There is no telemetry."),
+    Flag("json", "truth", "Print JSON on standard output."),
 )
 DATA_FLAGS = (
     Flag("data_name", "text", "The rows: a file, a folder, a Hugging Face id, or json with --data_files.", "d"),
     Flag("data_files", "texts", "Files with rows."),
     Flag("text_template", "text", "Text of a row with fields in braces; the last one is the answer. \\n ends a line."),
     Flag("text_field", "text", "Only text: the column whose whole text is learnt."),
-    Flag("use_chat_template", "truth", "Rows hold conversations, which the model's chat template writes."),
+    Flag("use_chat_template", "truth", "The column `messages` holds conversations for the model's chat template."),
     Flag("max_seq_len", "whole", "Longest row in tokens; 1024 if not given."),
-    Flag("max_samples", "whole", "Rows that are used, counted from the first; all if not given."),
+    Flag("max_samples", "whole", "Rows that are used, from the first; all if not given. Olive counts blocks of rows."),
     Flag("add_special_tokens", "truth", "Only false: the template says every token, and the end is learnt."),
     Flag("batch_size", "whole", "Rows that are computed at once."),
     Flag("input_cols", "texts", "Refused: the template names the columns."),
@@ -157,7 +158,7 @@ def _text_meaning(way: str, value: str) -> Meaning:
             reason = "running text is read from the column `text`; rename it, or write --text_template with two fields"
             return Meaning("refused", note=reason)
         return Meaning("renamed", {"training.objective": "text"}, "every token of the column `text` is learnt")
-    return Meaning("same", note="conversations are found in the rows and written by the model's chat template")
+    return Meaning("renamed", {"data.messages": "messages"}, "conversations, written by the model's chat template")
 
 
 def _special_meaning(given: Given) -> Meaning:

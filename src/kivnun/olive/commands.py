@@ -16,7 +16,9 @@ from kivnun.olive.command_flags import (
     add_data,
     add_missing,
 )
+from kivnun.olive.data_keys import OWN_VALIDATION
 from kivnun.olive.flags import Flag, Given
+from kivnun.olive.method_keys import OLIVE_DOUBLE_QUANT
 from kivnun.olive.training_arguments import RULES, Surroundings, missing_arguments, translate_argument
 from kivnun.olive.translation import Draft, Meaning, Translation, write_recipe
 from kivnun.recipe.complaints import describe_errors
@@ -86,7 +88,9 @@ def translate_finetune(given: Given) -> Translation:
     draft.output_dir = given.text("output_path") or DEFAULT_OUTPUT
     if "output_path" in given.values:
         draft.add("--output_path", draft.output_dir, Meaning("used", note="adapter/, model/ and run/ stand in it"))
-    draft.notes.append("Olive trains every token of a row; here the answer alone is learnt, the template's last field.")
+    if "text_field" not in given.values:
+        note = "Olive trains every token of a row; here the answer alone is learnt, the template's last field."
+        draft.notes.append(note)
     return draft.finish()
 
 
@@ -150,19 +154,33 @@ def _add_rows(draft: Draft, given: Given) -> None:
     fields: dict[str, object] = {"data.train_rows": rows} if rows else {}
     source = "max_samples" if "max_samples" in given.values else "train_split"
     if source in given.values:
-        meaning = Meaning("renamed", fields) if fields else Meaning("same", note="every row trains")
+        note = "rows; Olive counts blocks of max_seq_len tokens" if source == "max_samples" else ""
+        meaning = Meaning("renamed", fields, note) if fields else Meaning("same", note="every row trains")
         draft.add(f"--{source}", given.values[source], meaning)
+    if not rows:
+        draft.add(
+            "--max_samples", "all", Meaning("own", note="every row; Olive takes 256 blocks of max_seq_len tokens")
+        )
     if validation is None:
-        asking = [f"--{name}" for name in _VALIDATING if name in given.values]
+        asking = [f"--{name}" for name in _VALIDATING if _asks(given, name)]
         share = 0.1 if asking else 0
         note = f"{asking[0]} needs some" if asking else "every row trains; --eval_split train[:10%] keeps some apart"
         draft.add("(rows kept apart)", None, Meaning("used", {"data.split.validation": share}, note))
     else:
-        _add_validation(draft, validation)
+        _add_validation(draft, validation, is_file=_names_file(given))
     draft.add("(rows kept apart)", None, Meaning("used", {"data.split.test": 0}))
 
 
-def _add_validation(draft: Draft, validation: str) -> None:
+def _asks(given: Given, name: str) -> bool:
+    """Whether a training argument asks for validation rows."""
+    return given.values.get(name) not in (None, False, "no")
+
+
+def _names_file(given: Given) -> bool:
+    return "data_files" in given.values or Path(given.text("data_name") or "").is_file()
+
+
+def _add_validation(draft: Draft, validation: str, *, is_file: bool) -> None:
     name, rows = _read_split(draft, "eval_split", validation)
     if name is None:
         return
@@ -170,9 +188,10 @@ def _add_validation(draft: Draft, validation: str) -> None:
         draft.add("--eval_split", validation, Meaning("renamed", {"data.validation_rows": rows}))
     elif name == "train":
         draft.refuse("--eval_split", "would validate on the rows that are trained; write train[:10%] or so")
+    elif is_file:
+        draft.refuse("--eval_split", f"{validation!r} is not in a file, whose rows are train; write train[:10%] or so")
     elif name in ("validation", "valid", "dev") and not rows:
-        note = "the data set's own validation rows are used"
-        draft.add("--eval_split", validation, Meaning("same", {"data.split.validation": 0}, note))
+        draft.add("--eval_split", validation, Meaning("same", note=OWN_VALIDATION))
     else:
         draft.refuse("--eval_split", f"{validation!r} cannot be chosen; write validation, or train[A:B]")
 
@@ -205,12 +224,20 @@ def _add_method(draft: Draft, given: Given) -> None:
     if isinstance(modules, tuple):
         wanted = "all-linear" if modules == ("all-linear",) else list(modules)
         draft.add("--target_modules", ",".join(modules), Meaning("used", {"method.target_modules": wanted}))
+    else:
+        note = "every linear layer; Olive takes those that PEFT names for the architecture, often q_proj and v_proj"
+        draft.add("--target_modules", "all-linear", Meaning("own", {"method.target_modules": "all-linear"}, note))
+    if kind == "qlora":
+        fields = {"method.double_quant": OLIVE_DOUBLE_QUANT}
+        draft.add("--double_quant", OLIVE_DOUBLE_QUANT, Meaning("default", fields))
     _add_dtype(draft, given)
 
 
 def _add_dtype(draft: Draft, given: Given) -> None:
     dtype = given.text("torch_dtype")
     if dtype is None:
+        note = "what this machine computes fast; Olive takes bfloat16"
+        draft.add("--torch_dtype", "auto", Meaning("own", {"training.precision": "auto"}, note))
         return
     if dtype not in _DTYPES:
         draft.refuse("--torch_dtype", f"{dtype!r} is not trained in; write bfloat16 or float32")
@@ -226,7 +253,7 @@ def _add_training(draft: Draft, given: Given) -> None:
     if "batch_size" in given.values:
         draft.refuse("--batch_size", "is not what trains; write --per_device_train_batch_size")
     tokens = given.values.get("max_seq_len", DEFAULT_ROW_TOKENS)
-    splits = any(name in given.values for name in _VALIDATING)
+    splits = any(_asks(given, name) for name in _VALIDATING)
     around = Surroundings(
         block_tokens=tokens if isinstance(tokens, int) else DEFAULT_ROW_TOKENS,
         has_validation="eval_split" in given.values or splits,

@@ -9,6 +9,7 @@ from kivnun.olive.source_keys import DataConfig, LoadKeys
 from kivnun.olive.text_keys import take_text_defaults, text_rules
 from kivnun.olive.translation import Draft
 
+OWN_VALIDATION: Final = "the data set's own validation rows; where it has none, 10 % are split off"
 _PARTS: Final = ("load_dataset_config", "pre_process_data_config")
 
 
@@ -58,6 +59,13 @@ def take_training(config: DataConfig, facts: Facts) -> None:
     take_text_defaults(config.text)
 
 
+def is_own_validation(config: DataConfig, training: DataConfig) -> bool:
+    """Whether the validation rows are those that the training's folder or data set keeps itself."""
+    source, trained = config.source, training.source
+    has_files = "data_files" in training.load.entries
+    return source.files == trained.files and source.split == "validation" != trained.split and not has_files
+
+
 def take_validation(config: DataConfig, training: DataConfig, facts: Facts) -> None:
     """Take the data configuration that is validated on, beside the one that is trained on."""
     _take_outer(config)
@@ -70,8 +78,9 @@ def take_validation(config: DataConfig, training: DataConfig, facts: Facts) -> N
             "eval_dataset_size in the pass",
         )
         return
-    own_files = is_same and source.split in ("validation", trained.split)
-    why = "the rows of the training files" if source.split == trained.split else "the data set's own validation rows"
+    is_own_split = is_own_validation(config, training)
+    own_files = is_own_split or (is_same and source.split == trained.split)
+    why = OWN_VALIDATION if is_own_split else "the rows of the training files"
     keys = LoadKeys(config, facts, "" if own_files else "data.validation", why)
     config.load.take(keys.rules(), "load_dataset_config")
     if is_same and not own_files:

@@ -155,6 +155,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         *_values(LOAD, {"data_name": "json"}),
         Example(f"{LOAD}.data_name", "org/data", {f"{LOAD}.data_files": None}),
         *_values(LOAD, {"data_files": ("rows.json", ["a.json", "b.json"], {"train": "a.json"}, "data/*.json")}),
+        Example(f"{LOAD}.data_files", {"train": "a.json", "validation": "b.json"}),
         Example(f"{LOAD}.data_files", _IN_STORE[STORE], _THERE),
         Example(f"{LOAD}.data_files", _IN_STORE[STORE]),
         *_values(f"{STORE}.config", {"datastore_name": "blobs", "relative_path": "train.json"}, _IN_STORE),
@@ -208,6 +209,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         *_values(ARGUMENTS, {"gradient_accumulation_steps": 4, "warmup_ratio": 0.1, "weight_decay": 0.01}),
         Example(f"{ARGUMENTS}.warmup_steps", 10, {f"{ARGUMENTS}.max_steps": 100}),
         *_values(ARGUMENTS, {"warmup_steps": 10}),
+        Example(f"{ARGUMENTS}.warmup_steps", 10, {f"{ARGUMENTS}.max_steps": 100, f"{ARGUMENTS}.num_train_epochs": 3}),
         *_values(
             ARGUMENTS, {"lr_scheduler_type": ("cosine", "linear", "constant", "constant_with_warmup", "polynomial")}
         ),
@@ -231,7 +233,9 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         *_values(ARGUMENTS, {"dataloader_num_workers": (0, 4), "dataloader_pin_memory": True}),
         *_values(ARGUMENTS, {"dataloader_prefetch_factor": 2, "dataloader_persistent_workers": True}),
         *_values(ARGUMENTS, {"dataloader_drop_last": (False, True), "output_dir": "out", "overwrite_output_dir": True}),
-        *_values(ARGUMENTS, {"resume_from_checkpoint": (True, "out/checkpoint-10"), "do_train": True, "do_eval": True}),
+        *_values(ARGUMENTS, {"resume_from_checkpoint": (True, "out/checkpoint-10"), "do_train": True}),
+        *_values(ARGUMENTS, {"do_eval": _TRUE_FALSE}, _EVAL),
+        *_values(ARGUMENTS, {"do_eval": _TRUE_FALSE}),
         *_values(ARGUMENTS, {"do_predict": False, "remove_unused_columns": True, "prediction_loss_only": True}),
         *_values(ARGUMENTS, {"label_smoothing_factor": (0.0, 0.1), "neftune_noise_alpha": 5, "torch_compile": True}),
         *_values(ARGUMENTS, {"deepspeed": (False, "ds.json"), "fsdp": "full_shard", "fsdp_config": {}}),

@@ -46,7 +46,8 @@ def take_method(group: Group, validation: tuple[bool, bool], block_tokens: int |
     group.take(method_rules(kind), f"a {group.get('type')} pass")
     for name, spellings, path, value, note in _DEFAULTS:
         if not any(group.get(each) is not None for each in spellings):
-            group.draft.add(f"{group.key}.{name}", value, Meaning("default", {path: value}, note))
+            # Only what differs from Olive has a note.
+            group.draft.add(f"{group.key}.{name}", value, Meaning("own" if note else "default", {path: value}, note))
     if kind == "qlora" and "double_quant" not in group.entries:
         meaning = Meaning("default", {"method.double_quant": OLIVE_DOUBLE_QUANT})
         group.draft.add(f"{group.key}.double_quant", OLIVE_DOUBLE_QUANT, meaning)

@@ -41,6 +41,7 @@ FORM_FLAGS: Final = (
     Flag("algorithm", "text", "How int4 and int8 weights are chosen: rtn, kquant, gptq or awq."),
     Flag("block_size", "whole", "Weights that share one scale: 16, 32, 64, 128 or 256."),
     Flag("gguf", "text", "Also write a GGUF file: f32, f16, q8_0 or q4_0."),
+    Flag("golden_prompts", "whole", "Prompts that every form must answer; 8 with -m, those of the recipe for a run."),
 )
 LIMIT_FLAGS: Final = (
     Flag("max_size", "text", "Largest folder, such as 2GiB."),
@@ -90,6 +91,8 @@ SHIP_FLAGS: Final = (
     *_OLIVE_FLAGS,
     *REFUSED_FLAGS,
 )
+FEW_PROMPTS: Final = 8
+"""Asked of a model that is only exported: enough to see that every form answers alike, in seconds."""
 TARGETS: Final = ("auto", "cpu", "cuda", "directml")
 PROVIDER_TARGETS: Final = {
     "CPUExecutionProvider": "cpu",
@@ -166,6 +169,10 @@ def translate_shipment(given: Given) -> Shipment:
     if "precision" not in given.values:
         default = _default_precision(given)
         draft.add("--precision", default, Meaning("default", {"optimization.precision": default}))
+    if "golden_prompts" not in given.values:
+        fields: dict[str, object] = {"optimization.golden_prompts": FEW_PROMPTS}
+        draft.add("(golden prompts)", None, Meaning("used", fields, "asked of every form; --golden_prompts N for more"))
+    _tell_algorithm(draft, given)
     _require_rows(draft, given, has_data=has_data)
     draft.output_dir = given.text("output_path") or DEFAULT_OUTPUT[given.command]
     translation = draft.finish()
@@ -345,6 +352,7 @@ RULES: Final[Mapping[str, Callable[[object, Given], Meaning]]] = {
     "algorithm": _algorithm,
     "block_size": _block_size,
     "gguf": _field("gguf"),
+    "golden_prompts": _field("golden_prompts"),
     "max_size": _field("max_size"),
     "max_memory": _field("max_memory"),
     "min_agreement": _field("min_agreement"),
@@ -386,6 +394,13 @@ def _default_precision(given: Given) -> str:
         "DmlExecutionProvider",
     )
     return "fp16" if is_gpu or given.text("target") in ("cuda", "directml") else "fp32"
+
+
+def _tell_algorithm(draft: Draft, given: Given) -> None:
+    precision = given.text("precision") or _default_precision(given)
+    if "algorithm" not in given.values and precision in ("int4", "int8"):
+        note = "Olive rounds to the nearest, which loses more; write --algorithm rtn for that"
+        draft.add("--algorithm", "k_quant", Meaning("own", {"optimization.algorithm": "k_quant"}, note))
 
 
 def _add_sample(draft: Draft, given: Given) -> None:

@@ -136,6 +136,10 @@ class LoadKeys:
         named = cast("list[object]", source.files) if isinstance(source.files, list) else [source.files]
         if source.files is None:
             return refused(f"has no files of the split {source.split!r}")
+        splits = list(cast("dict[str, object]", value)) if isinstance(value, dict) else [source.split]
+        if splits != [source.split]:
+            unread = next(split for split in splits if split != source.split)
+            return refused(f"{unread!r} has no effect beside split: {source.split}; give it a data configuration")
         if not named or not all(isinstance(each, str) and each for each in named):
             return refused("should be a path, a list of paths, or paths by split")
         if any("*" in str(each) for each in named):
@@ -148,6 +152,8 @@ class LoadKeys:
             return refused(f"{value!r} is not read; write a split such as train, train[:4096] or train[10%:20%]")
         if self.path == "data.train" and source.split != "train" and not self._has_files:
             return refused(f"rows of {source.split!r} are not trained on; name the file in data_files")
+        if source.rows and not self.path and source.split == "validation":
+            return refused("the data set's own validation rows are taken whole; write validation")
         if source.rows:
             rows_path = "data.train_rows" if self.path == "data.train" else "data.validation_rows"
             return Meaning("renamed", {rows_path: source.rows})

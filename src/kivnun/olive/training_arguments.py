@@ -15,6 +15,8 @@ __all__ = ["RULES", "Surroundings", "is_number", "missing_arguments", "refused",
 
 _IN_RUN_FOLDER = "is in the run folder; say where that is with engine.output_dir or --run-dir, and remove it"
 _ROWS_READY = "has no effect: rows are tokenised once before the training and no step waits for them; remove it"
+OLIVE_WARMUP: Final = 0.03
+"""Share of the steps that Olive warms up in where nothing is said, which its own schedule `constant` has no use for."""
 _FSDP = "remove it; `training.parallel: fsdp` and torchrun share a model between devices"
 
 RULES: Final[Mapping[str, ArgumentRule]] = {
@@ -92,7 +94,7 @@ RULES: Final[Mapping[str, ArgumentRule]] = {
         "the same command goes on from the latest checkpoint of its run folder; remove it",
     ),
     "do_train": rules.only_values((True,), "a run trains", "a run trains; `kivnun check` looks at the data alone"),
-    "do_eval": rules.only_values((True,), "validation rows are used", "remove the evaluation data instead"),
+    "do_eval": rules.do_eval,
     "do_predict": rules.only_values((False,), "nothing is answered", "write an `evaluation` section in the recipe"),
     "remove_unused_columns": rules.only_values(
         (True,), "only columns of the template are used", "remove it; templates name columns"
@@ -169,6 +171,8 @@ def missing_arguments(around: Surroundings) -> dict[str, tuple[str, Meaning]]:
         if not warms_up:
             fields["training.warmup_ratio"] = 0.0
         take("lr_scheduler_type", "constant", Meaning("default", fields, note))
+    elif around.given["lr_scheduler_type"] != "constant" and not {"warmup_ratio", "warmup_steps"} & given:
+        take("warmup_ratio", OLIVE_WARMUP, Meaning("default", {"training.warmup_ratio": OLIVE_WARMUP}))
     if "seed" not in given:
         take("seed", 42, Meaning("default", {"training.seed": 42}))
     return found

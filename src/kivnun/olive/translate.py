@@ -8,7 +8,7 @@ from typing import Final, cast
 from pydantic import ValidationError
 
 from kivnun.errors import UserError
-from kivnun.olive.data_keys import read_configs, take_training, take_validation
+from kivnun.olive.data_keys import is_own_validation, read_configs, take_training, take_validation
 from kivnun.olive.engine_keys import (
     ENGINE_KEYS,
     engine_group,
@@ -40,7 +40,8 @@ PARTS: Final = {
 """What a file needs, and what each part is."""
 ON_PURPOSE: Final = (
     "Only the answer of a row is learnt; Olive learns every token of it.",
-    "The best step by the validation rows is kept; Olive keeps the last one.",
+    "The best step by the validation rows is kept, and they are asked once an epoch unless eval_strategy or eval_steps "
+    "is given; Olive keeps the last step, and asks every 500 steps.",
     "A checkpoint is kept every five minutes unless save_steps is given, and number formats fit the machine unless "
     "torch_dtype is given.",
 )
@@ -269,7 +270,8 @@ def _take_data(
     for name, each in configs.items():
         if trained is not None and each not in (trained, validated):
             draft.refuse(each.group.key, f"has no effect: no pass names {name!r}; remove it")
-    if size is None:
+    has_own = trained is not None and validated is not None and is_own_validation(validated, trained)
+    if size is None and not has_own:
         note = "no rows are split off" if validated is None else "the rows are named"
         draft.add(f"{method.key}.eval_dataset_size", 0, Meaning("default", {"data.split.validation": 0}, note))
     draft.add("test rows", 0, Meaning("default", {"data.split.test": 0}, "Olive keeps none; write an `evaluation`"))

@@ -12,14 +12,17 @@ from typing import Final, Literal, cast
 from kivnun.errors import UserError
 from kivnun.recipe.dump import dump_value
 
-Outcome = Literal["used", "renamed", "same", "default", "refused"]
+Outcome = Literal["used", "renamed", "same", "default", "own", "refused"]
 """`used`: under its own name; `renamed`: under another; `same`: Kivnun does so anyway; `default`: the file is silent
-and Olive's own value is written out; `refused`: an error, with what to write instead."""
+and Olive's own value is written out; `own`: it is silent, and Kivnun's value is another; `refused`: an error, with what
+to write instead."""
 
+WHOSE: Final[Mapping[Outcome, str]] = {"default": "Olive's own", "own": "Kivnun's own"}
+"""Whose value is taken where the file is silent."""
 Tree = dict[str, object]
 
 _SHARED = frozenset(
-    ("training.betas", "where.subscription_id", "where.resource_group", "where.workspace_name"),
+    ("training.betas", "training.precision", "where.subscription_id", "where.resource_group", "where.workspace_name"),
 )
 """Fields of the recipe that several keys may give, if they say the same."""
 
@@ -155,9 +158,9 @@ def write_recipe(translation: Translation, source: str = "an Olive file") -> str
     """The YAML text of a translated recipe, with the key that each value came from behind it."""
     lines = [f"# Translated from {_one_line(source)}; behind each value stands the key that it came from."]
     lines += [f"# {_one_line(note)}" for note in translation.notes]
-    silent = {line.key for line in translation.lines if line.outcome == "default"}
+    silent = {line.key: WHOSE[line.outcome] for line in translation.lines if line.outcome in WHOSE}
     origins = {
-        path: f"not given: Olive's own ({key})" if key in silent else key
+        path: f"not given: {silent[key]} ({key})" if key in silent else key
         for path, key in translation.provenance.items()
     }
     return "\n".join([*lines, *_write_group(translation.recipe, (), origins)]) + "\n"

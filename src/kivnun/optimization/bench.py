@@ -16,6 +16,7 @@ from kivnun.optimization.measure import (
     first_token_ms,
     folder_size_bytes,
     measure_onnx,
+    with_speed,
 )
 from kivnun.optimization.reference import Check, Reference, check_form
 from kivnun.recipe.optimization import OptimizationSection
@@ -73,16 +74,34 @@ class Bench:
         Raises:
             UserError: `parity-failed` where it is exact and answers otherwise; `model-invalid` where it does not load.
         """
-        engine = open_form(form.folder, name=form.name)
-        tick = tick_to_log(form.name, self.log)
-        tolerance = self.settings.tie_tolerance
-        check = check_form(engine, self.golden, self.reference, tie_tolerance=tolerance, tick=tick)
-        row = self._time(form, engine, make_row(form, check, self.score(check.answers)))
+        check, row = self._ask(form)
+        if (form.folder / "model.onnx").is_file():
+            self.log("timing", {"name": form.name})
+            row = with_speed(row, measure_onnx(form.folder, self.speed_prompts)[0])
         differences = [str(each) for each in check.agreement.first_differences]
         self.log("parity", {**asdict(row), "first_differences": differences})
         if form.is_exact:
             require_parity(form.name, check.agreement)
         return row, check
+
+    @property
+    def speed_prompts(self) -> list[Sequence[int]]:
+        """The prompts that forms are timed on."""
+        return self.golden.token_ids[:SPEED_PROMPTS]
+
+    def _ask(self, form: BuiltForm) -> tuple[Check, ParityRow]:
+        """What a form answers, and its row; a GGUF file is not timed: another program will run it.
+
+        The model leaves memory with this function: an ONNX form is timed in a process of its own, and two of them need
+        not fit at once.
+        """
+        engine = open_form(form.folder, name=form.name)
+        tick = tick_to_log(form.name, self.log)
+        tolerance = self.settings.tie_tolerance
+        check = check_form(engine, self.golden, self.reference, tie_tolerance=tolerance, tick=tick)
+        row = make_row(form, check, self.score(check.answers))
+        is_timed_here = not any(any(form.folder.glob(name)) for name in ("model.onnx", "*.gguf"))
+        return check, time_engine(row, engine, self.speed_prompts) if is_timed_here else row
 
     def require_bounds(self, form: BuiltForm, row: ParityRow, check: Check) -> None:
         """Refuse a form that drifted further than the recipe allows.
@@ -100,19 +119,6 @@ class Bench:
                 details=[str(each) for each in check.agreement.first_differences],
                 hint="lower optimization.block_size, choose another algorithm or precision, or loosen the bound",
             )
-
-    def _time(self, form: BuiltForm, engine: Engine, row: ParityRow) -> ParityRow:
-        """The row with what the form costs; a GGUF file is not timed: another program will run it."""
-        prompts = self.golden.token_ids[:SPEED_PROMPTS]
-        if (form.folder / "model.onnx").is_file():
-            speed = measure_onnx(form.folder, prompts)[0]
-            return replace(
-                row,
-                tokens_per_second=speed.tokens_per_second,
-                first_token_ms=speed.first_token_ms,
-                memory_bytes=speed.memory_bytes,
-            )
-        return row if any(form.folder.glob("*.gguf")) else time_engine(row, engine, prompts)
 
 
 def make_row(form: BuiltForm, check: Check, score: float | None) -> ParityRow:

@@ -205,4 +205,6 @@ def _parse(value: object) -> Certificate:
     certificate = Certificate(rows=rows, thresholds=thresholds, **fields)  # type: ignore[arg-type]
     if {row.folder for row in rows} - {None} != set(certificate.files):
         raise ValueError("rows and files name other forms")
+    if not {certificate.shipped, certificate.this or certificate.shipped} <= set(certificate.files):
+        raise ValueError("it is about a form of which it has no files")
     return certificate

@@ -1,18 +1,24 @@
 """Which of several measured forms is shipped: the Pareto front, the limits, and one rule that picks.
 
 The rule, so that it can be said in a sentence: of the forms that keep every limit, those that lose no more than 1 % of
-the best score count as equally good, and the smallest of them is taken. Sizes do not vary between runs, times do.
+the best score count as equally good, and of the smallest of them, which are those within 5 % of the smallest size, the
+one nearest to the tuned model is taken. Sizes and distances do not vary between runs, times do.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kivnun.errors import UserError
 from kivnun.generation.agreement import ParityRow
+from kivnun.optimization.measure import Speed, with_speed
 from kivnun.recipe.optimization import OptimizationSection, relative_score, size_bytes
 
 EQUAL_QUALITY = 0.99
 """Share of the best quality from which on a form counts as equally good."""
+
+EQUAL_SIZE = 1.05
+"""Size, as a share of the smallest, up to which a form counts as equally small."""
 
 Goal = Callable[[ParityRow], float | None]
 
@@ -48,6 +54,7 @@ def quality(row: ParityRow, tuned_score: float | None = None) -> float | None:
 
 GOALS: tuple[Goal, ...] = (
     quality,
+    lambda row: None if row.divergence is None else -row.divergence,
     lambda row: -row.size_bytes,
     lambda row: row.tokens_per_second,
     lambda row: None if row.first_token_ms is None else -row.first_token_ms,
@@ -92,10 +99,59 @@ def choose(rows: Sequence[ParityRow], settings: OptimizationSection, *, tuned: P
     qualities = {row.name: quality(row, tuned.score) or 0.0 for row in allowed}
     best = max(qualities.values())
     equal = [row for row in allowed if qualities[row.name] >= EQUAL_QUALITY * best]
-    chosen = min(equal, key=lambda row: (row.size_bytes, -qualities[row.name]))
+    smallest = min(row.size_bytes for row in equal)
+    small = [row for row in equal if row.size_bytes <= EQUAL_SIZE * smallest]
+    chosen = min(small, key=lambda row: (_distance(row), row.size_bytes, -qualities[row.name]))
     reason = f"the smallest of {len(equal)} that lose at most 1 % of the best {_quality_name(chosen)} ({best:.1%})"
+    if len(small) > 1:
+        reason += f", and of {len(small)} about as small the nearest to the tuned model"
+    if all(quality(row) is None for row in allowed):
+        reason = f"the smallest of {len(equal)}, of which none was measured"
     limits = f", {len(refused)} of {len(rows)} break a limit" if refused else ""
     return Choice(chosen.name, pareto_front(rows), refused, f"{reason}{limits}")
+
+
+def take_fastest(
+    row: ParityRow, speeds: Sequence[Speed], settings: OptimizationSection, *, tuned: ParityRow
+) -> ParityRow:
+    """A form's row with the number of threads that makes it fastest, of those with which it keeps every limit.
+
+    Args:
+        row: The form as it was chosen, with the threads that the runtime takes by itself.
+        speeds: The same form with other numbers of threads.
+        settings: The limits.
+        tuned: The tuned model's own row.
+    """
+    tried = [with_speed(row, speed) for speed in speeds]
+    allowed = [each for each in tried if not _broken_limits(each, settings, tuned)]
+    return max([row, *allowed], key=lambda each: each.tokens_per_second or 0.0)
+
+
+def require_file_limits(row: ParityRow, settings: OptimizationSection, *, tuned: ParityRow) -> None:
+    """Refuse a form without rivals, which another program runs, where it is too large or too bad.
+
+    Args:
+        row: The form; what was not measured breaks no limit.
+        settings: The limits, of which those on time and memory are the other program's concern.
+        tuned: The tuned model's own row.
+
+    Raises:
+        UserError: `limits-unmet`.
+    """
+    measured = None if row.score is None else settings.min_score
+    limits = OptimizationSection(max_size=settings.max_size, min_score=measured)
+    broken = _broken_limits(row, limits, tuned)
+    if broken:
+        raise UserError(
+            "limits-unmet",
+            f"{row.name}: {'; '.join(broken)}",
+            hint="loosen the limit, set optimization.gguf to a smaller or a finer format, or remove it",
+        )
+
+
+def _distance(row: ParityRow) -> float:
+    """How far a form's predictions are from the tuned model's; what was not measured is farthest."""
+    return math.inf if row.divergence is None else row.divergence
 
 
 def _quality_name(row: ParityRow) -> str:
@@ -115,6 +171,9 @@ def _broken_limits(row: ParityRow, settings: OptimizationSection, tuned: ParityR
         ("min_tokens_per_second", row.tokens_per_second, settings.min_tokens_per_second),
         ("min_agreement", row.identical / row.num_prompts if row.num_prompts else None, settings.min_agreement),
     ]
+    if row.precision == "fp32":
+        # These two bound rounded forms; of exact ones only ties may differ, and that is proved elsewhere.
+        most, least = most[:-1], least[:-1]
     over = [(name, got, bound) for name, got, bound in most if bound is not None and (got is None or got > bound)]
     under = [(name, got, bound) for name, got, bound in least if bound is not None and (got is None or got < bound)]
     return [f"{name} is {bound:,.6g}, {_say(got)}" for name, got, bound in (*over, *under)]

@@ -45,10 +45,15 @@ def bucket_log_p(logits_V: NDArray[np.float32], ids: Sequence[int]) -> tuple[flo
     scores_V = logits_V.astype(np.float64)
     is_other = np.ones(len(scores_V), dtype=bool)
     is_other[list(ids)] = False
-    total = np.logaddexp.reduce(scores_V)
-    others = np.logaddexp.reduce(scores_V[is_other]) if is_other.any() else -np.inf
-    log_p = np.array([*scores_V[list(ids)], others]) - total
+    others = _log_sum_exp(scores_V[is_other]) if is_other.any() else -np.inf
+    log_p = np.array([*scores_V[list(ids)], others]) - _log_sum_exp(scores_V)
     return tuple(np.maximum(log_p, SMALLEST_LOG_P).astype(np.float32).tolist())
+
+
+def _log_sum_exp(scores_V: NDArray[np.float64]) -> float:
+    """The logarithm of a sum of exponentials; several times faster than adding one by one with `logaddexp`."""
+    peak = scores_V.max()
+    return float(peak + np.log(np.exp(scores_V - peak).sum()))
 
 
 def divergence(reference: Sequence[float], other: Sequence[float]) -> float:

@@ -13,10 +13,12 @@ from kivnun.errors import UserError
 from kivnun.generation.engine import Engine
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.torch_engine import TorchEngine
-from kivnun.models.load import load_gguf, load_model, load_tokenizer
+from kivnun.models.load import load_gguf, load_model, load_tokenizer, model_config_value
 
 WEIGHTS = ("model.onnx", "*.gguf", "*.safetensors")
 """A file of one of these names makes a folder a form of a model."""
+UNREADABLE_GGUF = ("gemma",)
+"""Model types whose GGUF files transformers does not read; llama.cpp does."""
 
 
 def is_form(folder: Path) -> bool:
@@ -45,22 +47,36 @@ def open_form(folder: Path, *, name: str, num_threads: int | None = None) -> Eng
     return TorchEngine(load_model(folder, dtype=torch.float32), pad_id=end_id, name=name)
 
 
+def why_not_here(folder: Path, target: str) -> str | None:
+    """Why this machine cannot ask a form; None where it can.
+
+    Args:
+        folder: The form's folder.
+        target: What the form runs on.
+    """
+    if not runs_here(target):
+        return f"runs on {target}, which this machine's onnxruntime-genai does not have"
+    if any(folder.glob("*.gguf")) and model_config_value(folder, "model_type") in UNREADABLE_GGUF:
+        return "is a GGUF file of a kind that transformers does not read"
+    return None
+
+
 def runs_here(target: str) -> bool:
     """Whether this machine's onnxruntime-genai computes on a target."""
     available = {"cpu": lambda: True, "cuda": og.is_cuda_available, "directml": og.is_dml_available}
     return bool(available[target]())
 
 
-def require_target(name: str, target: str) -> None:
-    """Refuse a form that this machine cannot run.
+def cannot_run(name: str, folder: Path, target: str) -> UserError:
+    """The error of a form that this machine cannot ask.
 
-    Raises:
-        UserError: `stage-unsupported`.
+    Args:
+        name: The form.
+        folder: Its folder.
+        target: What it runs on.
     """
-    if not runs_here(target):
-        package = {"cuda": "onnxruntime-genai-cuda", "directml": "onnxruntime-genai-directml"}[target]
-        raise UserError(
-            "stage-unsupported",
-            f"{name} runs on {target}, which this machine's onnxruntime-genai does not have",
-            hint=f"verify it on a machine with {target} and the package {package}",
-        )
+    packages = {"cuda": "onnxruntime-genai-cuda", "directml": "onnxruntime-genai-directml"}
+    hint = "serve it with llama.cpp's server, and ask that with kivnun verify --endpoint"
+    if target in packages:
+        hint = f"verify it on a machine with {target} and the package {packages[target]}"
+    return UserError("stage-unsupported", f"{name} {why_not_here(folder, target)}", hint=hint)

@@ -1,7 +1,7 @@
 """Golden prompts: what every form of a model is asked, fixed when training ends and kept with each of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,11 @@ class Golden:
             answers.update(zip(numbers, said, strict=True))
             tick(len(answers), len(order))
         return [answers[number] for number in range(len(order))]
+
+
+def was_fixed(kept: Golden | None, asked: Golden) -> bool:
+    """Whether what is asked was fixed before: the same prompts, or the first of them, in the same way."""
+    return kept is not None and replace(kept, prompts=kept.prompts[: len(asked.prompts)]) == asked
 
 
 def write_golden(folder: Path, golden: Golden) -> None:

@@ -11,19 +11,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from kivnun.errors import UserError
+from kivnun.generation.agreement import ParityRow
 from kivnun.generation.engine import Engine
 from kivnun.generation.sampling import Sampling
 
 WORKER = Path(__file__).with_name("speed_worker.py")
 NUM_TOKENS = 32
-SPEED_PROMPTS = 8
+SPEED_PROMPTS = 4
 """The speed of each form is measured on a few prompts only; every prompt counts for parity."""
+ENOUGH_SECONDS = 2.0
+"""After so long nothing is measured again: of a large model one pass is long, and beside that noise is small."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,17 @@ class Speed:
     first_token_ms: float
     load_seconds: float
     memory_bytes: int
+
+
+def with_speed(row: ParityRow, speed: Speed) -> ParityRow:
+    """A line of the parity table with what was measured."""
+    return replace(
+        row,
+        tokens_per_second=speed.tokens_per_second,
+        first_token_ms=speed.first_token_ms,
+        memory_bytes=speed.memory_bytes,
+        num_threads=speed.num_threads,
+    )
 
 
 def folder_size_bytes(folder: Path) -> int:
@@ -82,7 +96,10 @@ def _measure_once(folder: Path, prompts: Sequence[Sequence[int]], num_threads: i
     }
     # -P keeps this package's folder off the child's sys.path, where our onnx.py would hide the onnx package.
     ended = subprocess.run(  # noqa: S603 - our own interpreter and file, no shell
-        [sys.executable, "-P", str(WORKER)], input=json.dumps(request).encode(), capture_output=True, check=False
+        [sys.executable, "-P", str(WORKER), str(os.getpid())],
+        input=json.dumps(request).encode(),
+        capture_output=True,
+        check=False,
     )
     if ended.returncode != 0:
         raise UserError(
@@ -104,7 +121,8 @@ def decode_tokens_per_second(
 ) -> float:
     """Generated tokens per second, reading the prompts included; the median of the repeats after one warm-up.
 
-    Every answer is run to `num_tokens` (no stop token), so that two forms of a model do the same work.
+    Every answer is run to `num_tokens` (no stop token), so that two forms of a model do the same work. A slow model is
+    measured fewer times, and at the slowest by what would have been the warm-up.
 
     Args:
         engine: The model.
@@ -113,12 +131,14 @@ def decode_tokens_per_second(
         repeats: How often it is measured.
         clock: Seconds.
     """
-    rates = []
-    for _ in range(repeats + 1):
-        started = clock()
+    rates: list[float] = []
+    begun = started = clock()
+    while len(rates) <= repeats and started - begun < ENOUGH_SECONDS:
         answers = engine.generate(prompts, max_new_tokens=num_tokens, stop_ids=frozenset())
-        rates.append(sum(len(answer.token_ids) for answer in answers) / (clock() - started))
-    return statistics.median(rates[1:])
+        ended = clock()
+        rates.append(sum(len(answer.token_ids) for answer in answers) / (ended - started))
+        started = ended
+    return statistics.median(rates[1:] or rates)
 
 
 def first_token_ms(

@@ -140,13 +140,15 @@ def builder_options(form: Form) -> list[str]:
     positions, for 9.6 MB instead of 8.1 MB. The builder stores a tied matrix once (unshared int4: 18.6 MB, KL 0.0009).
     """
     # With its own, window-long cache, the shapes that 0.18 builds for layers with sliding windows do not match.
-    full_cache = ["windowed_kv_cache=false"]
+    # Of a prompt only the last token's logits are asked for. Measured: int4, a vocabulary of 64,000 and a prompt of 700
+    # tokens took 671 ms to the first token with all of them, and 29 ms without, for the same logits.
+    always = ["windowed_kv_cache=false", "prune_lm_head=true"]
     if not form.is_quantized:
-        return full_cache
+        return always
     if form.needs_calibration:
-        return [*full_cache, *calibrated_options(form)]
+        return [*always, *calibrated_options(form)]
     blocks = [f"block_size={form.block_size}", f"algo_config={form.algorithm}"]
-    return [*full_cache, *blocks, "matmul_mixed_precision=last_matmul:int8"]
+    return [*always, *blocks, "matmul_mixed_precision=last_matmul:int8"]
 
 
 def require_onnx_files(folder: Path) -> None:
@@ -207,12 +209,16 @@ def _watch(form: Form, layers: int | None, log: Log) -> Callable[[str], None]:
     """What reads the builder's output: layers are read first, and then a quantised form's matrices are rounded."""
     total = (layers or 0) * (2 if form.is_quantized else 1)
 
+    said = 0
+
     def read(line: str) -> None:
+        nonlocal said
         layer, percent = _LAYER.match(line), _ROUNDED.match(line)
         done = int(layer[1]) + 1 if layer else 0
         if percent and layers:
             done = layers + layers * int(percent[1]) // 100
-        if 0 < done <= total:
+        if said < done <= total:
+            said = done
             log("exporting", {"name": str(form), "done": done, "total": total})
 
     return read

@@ -173,8 +173,11 @@ def _lead(
     """What the model would choose at each step of the reference's answer, one short request for each."""
     total = measured = num_steps(expected)
     is_same = (said.token_ids, said.finished) == (expected.token_ids, expected.finished)
-    if not served.server.takes_tokens or (is_same and not (predicted and served.server.num_logprobs)):
-        return [Forced(total, total)] if is_same else []
+    if not served.server.takes_tokens:
+        # To count the equal answers alone would make every server agree wholly.
+        return []
+    if is_same and not (predicted and served.server.num_logprobs):
+        return [Forced(total, total)]
     agreed = 0
     divergences: list[float] = []
     for place in range(total):

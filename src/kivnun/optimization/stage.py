@@ -33,11 +33,12 @@ from kivnun.optimization.bench import (
     unmeasured_row,
 )
 from kivnun.optimization.certificate import seal
-from kivnun.optimization.choice import choose
+from kivnun.optimization.choice import choose, require_file_limits, take_fastest
+from kivnun.optimization.engines import why_not_here
 from kivnun.optimization.forms import Form
 from kivnun.optimization.gguf import export_gguf
-from kivnun.optimization.golden import Golden, read_golden
-from kivnun.optimization.measure import SPEED_PROMPTS, folder_size_bytes
+from kivnun.optimization.golden import Golden, read_golden, was_fixed
+from kivnun.optimization.measure import SPEED_PROMPTS, folder_size_bytes, measure_onnx, thread_choices
 from kivnun.optimization.onnx import export_onnx, exportable_forms
 from kivnun.optimization.reference import make_reference
 from kivnun.recipe.optimization import OptimizationSection
@@ -47,8 +48,6 @@ PROOF = Form("fp32")
 """Always built: only in float32 can an export be proved, since nothing there is rounded on purpose."""
 GENERATION_NAME = "generation_config.json"
 CONFIG_NAME = "config.json"
-UNREADABLE_GGUF = ("gemma",)
-"""Model types whose GGUF files transformers does not read; llama.cpp does."""
 TOKENIZER_NAMES = ("tokenizer.json", "tokenizer_config.json")
 TEMPLATE_NAMES = ("template.json", "chat_template.jinja")
 
@@ -88,8 +87,8 @@ def optimize(
     bench, tuned_row = _merge_tuned(folders, out_folder / MERGED, settings, golden, score, log)
     merged_row, _ = bench.measure(BuiltForm(MERGED, "fp32", out_folder / MERGED))
     onnx_rows, shipped = _export_forms(bench, folders.model, out_folder, tuned_row, calibration)
-    rows = [tuned_row, merged_row, *onnx_rows, *_export_gguf(bench, folders.model, out_folder)]
-    fixed_at = "training" if read_golden(folders.model) == golden else "optimization"
+    rows = [tuned_row, merged_row, *onnx_rows, *_export_gguf(bench, folders.model, out_folder, tuned_row)]
+    fixed_at = "training" if was_fixed(read_golden(folders.model), golden) else "optimization"
     seal(out_folder, golden, bench.reference, rows, settings, shipped=shipped, fixed_at=fixed_at)
     return rows
 
@@ -142,6 +141,8 @@ def _export_forms(
         else:
             rows.extend(_try_form(bench, form, out_folder, calibration))
     judged, shipped = judge_forms(rows, bench.settings, tuned, bench.log)
+    if len(asked) > 1:
+        judged = [try_threads(bench, row, out_folder, tuned) if row.folder == shipped else row for row in judged]
     if PROOF not in asked:
         judged = [_not_kept(proof_row, "built to prove the export"), *judged]
     built = {row.name: out_folder / str(row.folder) for row in (proof_row, *rows)}
@@ -178,6 +179,31 @@ def _try_form(bench: Bench, form: Form, out_folder: Path, calibration: Sequence[
             raise
         shutil.rmtree(out_folder / form.folder_name, ignore_errors=True)
         bench.log("candidate_failed", {"name": str(form), "problem": error.problem})
+
+
+def try_threads(
+    bench: Bench, row: ParityRow, out_folder: Path, tuned: ParityRow, *, choices: Sequence[int] | None = None
+) -> ParityRow:
+    """The chosen form's row with the number of threads that suits it best; small models are slower with many.
+
+    Args:
+        bench: What it is timed with.
+        row: The form that was chosen.
+        out_folder: Where the forms are.
+        tuned: The tuned model's own row, which limits may refer to.
+        choices: The numbers to try; what suits this machine if not given.
+    """
+    choices = choices or thread_choices()
+    if row.verdict == "not run here" or len(choices) == 1:
+        return row
+    bench.log("timing", {"name": row.name})
+    speeds = measure_onnx(out_folder / str(row.folder), bench.speed_prompts, threads=choices)
+    fastest = take_fastest(row, speeds, bench.settings, tuned=tuned)
+    tried = ", ".join(f"{speed.num_threads}: {speed.tokens_per_second:,.0f}" for speed in speeds)
+    best = "as many threads as the runtime takes" if fastest.num_threads is None else f"threads: {fastest.num_threads}"
+    note = f"fastest here with {best} ({fastest.tokens_per_second:,.0f} tokens/s; {tried})"
+    bench.log("export_note", {"note": f"{row.name} is {note}"})
+    return replace(fastest, note=f"{row.note}; {note}")
 
 
 def _build(bench: Bench, form: Form, merged: Path, folder: Path, calibration: Sequence[Sequence[int]]) -> None:
@@ -231,7 +257,7 @@ def _not_kept(row: ParityRow, note: str) -> ParityRow:
     return replace(row, folder=None, verdict="not kept", note=note)
 
 
-def _export_gguf(bench: Bench, model_folder: Path, out_folder: Path) -> list[ParityRow]:
+def _export_gguf(bench: Bench, model_folder: Path, out_folder: Path, tuned: ParityRow) -> list[ParityRow]:
     """The GGUF file where the recipe asks for one, computed in torch with the values that its weights have."""
     precision = bench.settings.gguf
     if precision is None:
@@ -241,14 +267,15 @@ def _export_gguf(bench: Bench, model_folder: Path, out_folder: Path) -> list[Par
     result = export_gguf(out_folder / MERGED, out_folder / GGUF, precision, template=template, log=bench.log)
     form = BuiltForm(f"{precision} GGUF", precision, result.folder)
     _copy_missing(out_folder / MERGED, result.folder, (CONFIG_NAME, *TOKENIZER_NAMES, *TEMPLATE_NAMES))
-    if orjson.loads((result.folder / CONFIG_NAME).read_bytes()).get("model_type") in UNREADABLE_GGUF:
-        row = replace(
-            unmeasured_row(form), note="Kivnun cannot compute it: kivnun verify --endpoint asks llama.cpp's server"
-        )
+    if why_not_here(form.folder, form.target) is not None:
+        note = "Kivnun cannot compute it: kivnun verify --endpoint asks llama.cpp's server"
+        row = replace(unmeasured_row(form), note=note)
+        require_file_limits(row, bench.settings, tuned=tuned)
         bench.log("not_run_here", asdict(row))
         return [row]
     row, check = bench.measure(form)
     bench.require_bounds(form, row, check)
+    require_file_limits(row, bench.settings, tuned=tuned)
     return [replace(row, note="compared in torch with the file's weights; another program runs it")]
 
 

@@ -321,7 +321,15 @@ def check_recipe(recipe: "Recipe") -> list[Problem]:
         *_check_head(recipe),
         *_check_label(recipe),
         *_check_virtual_tokens(recipe),
+        *_check_limits(recipe),
     ]
+
+
+def _check_limits(recipe: "Recipe") -> list[Problem]:
+    """A bound on the score needs one: without it no form could ever keep the bound."""
+    if recipe.optimization is None or recipe.optimization.min_score is None or recipe.evaluation is not None:
+        return []
+    return [Problem("optimization.min_score", "bounds a score that nothing measures; add an evaluation section")]
 
 
 def _check_new_weights(recipe: "Recipe") -> list[Problem]:
