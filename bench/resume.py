@@ -250,8 +250,8 @@ def compare(straight: Path, killed: Path) -> list[str]:
     for folder in folders:
         other = killed / folder.relative_to(straight)
         for file in sorted(folder.rglob("*")):
-            # The manifest says when it was made, and progress how long it took.
-            if file.is_file() and file.name not in ("artifact.json", "progress.json"):
+            # The manifest says when it was made, progress and the model's card how long it took.
+            if file.is_file() and file.name not in ("artifact.json", "progress.json", "README.md"):
                 twin = other / file.relative_to(folder)
                 if not twin.is_file() or _hash(twin) != _hash(file):
                     different.append(str(file.relative_to(straight)))

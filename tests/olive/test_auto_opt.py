@@ -187,7 +187,7 @@ def test_what_is_asked_was_fixed_at_training_or_stands_in_rows_or_is_said_to_be_
     here: Path, workshop: Workshop
 ) -> None:
     tuned = ("-a", workshop.tuned / "adapter")
-    assert "asked: 12 prompts: the prompts that were fixed at training" in plan(workshop.tuned / "model", *tuned)
+    assert "asked: 8 prompts: the prompts that were fixed at training" in plan(workshop.tuned / "model", *tuned)
     rows = ("-d", workshop.rows, "--text_template", TEMPLATE, "--max_samples", "5")
     assert "asked: 5 prompts: the rows that were named" in plan(workshop.llama, *rows)
     assert "asked: 8 prompts: a few sentences in English and Hebrew" in plan(workshop.llama)

@@ -122,6 +122,7 @@ WORDS = {
     "golden_made": "  the {num_prompts} golden prompts are made from the data set now: the recipe, or Kivnun, changed "
     "since the training ended",
     "export_note": "  note: {note}",
+    "timing": "  {name}: timing it",
     "candidate_failed": "  {name} could not be built and is left out: {problem}",
     "calibration_rows": "  calibrating on {used} of {given} rows, {tokens:,} tokens",
     "calibration_thin": "  note: {tokens:,} tokens are few to calibrate on: {needed:,} or more would be better",

@@ -1,7 +1,7 @@
 """`reference.json`: what the tuned model answered to the golden prompts, to which every form is compared anywhere."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,22 @@ def check_form(
     Raises:
         UserError: `prompt-invalid` or `logits-not-finite`.
     """
-    # Each prompt is asked, and then its answer is led along: two questions.
-    answers = golden.ask(engine, lambda done, total: tick(done, 2 * total))
+    forced: list[Forced] = []
+    for number, (prompt, expected) in enumerate(zip(golden.prompts, reference.answers, strict=True), start=1):
+        predicted = reference.predicted[number - 1] if number <= len(reference.predicted) else ()
+        forced.append(force(engine, prompt.token_ids, expected, stop_ids=golden.stop_ids, predicted=predicted))
+        tick(number, len(golden.prompts))
+    answers = _answers_of(engine, golden, reference, forced)
     agreement = compare_answers(reference.answers, answers, tie_tolerance=tie_tolerance)
-    forced = _force_all(engine, golden, reference, answers, tick)
     return Check(tuple(answers), agreement, *summarize_forced(forced))
+
+
+def _answers_of(engine: Engine, golden: Golden, reference: Reference, forced: Sequence[Forced]) -> list[Generation]:
+    """A form's own greedy answers: the reference's where it agreed at every step, which says the same; else asked."""
+    parted = [number for number, each in enumerate(forced) if each.agreed < each.steps]
+    asked = replace(golden, prompts=tuple(golden.prompts[number] for number in parted)).ask(engine)
+    said = dict(zip(parted, asked, strict=True))
+    return [said.get(number, answer) for number, answer in enumerate(reference.answers)]
 
 
 def summarize_forced(forced: Sequence[Forced]) -> tuple[float | None, float | None]:
@@ -108,21 +119,6 @@ def summarize_forced(forced: Sequence[Forced]) -> tuple[float | None, float | No
     divergences = [value for each in forced for value in each.divergences]
     agreed = sum(each.agreed for each in forced)
     return agreed / steps if steps else None, sum(divergences) / len(divergences) if divergences else None
-
-
-def _force_all(
-    engine: Engine, golden: Golden, reference: Reference, answers: Sequence[Generation], tick: Tick
-) -> list[Forced]:
-    """Lead the form along every answer; where it gave that very answer by itself, it was led already."""
-    forced: list[Forced] = []
-    for number, (prompt, expected, said) in enumerate(zip(golden.prompts, reference.answers, answers, strict=True)):
-        tick(len(answers) + number, 2 * len(answers))
-        predicted = reference.predicted[number] if number < len(reference.predicted) else ()
-        if not predicted and (said.token_ids, said.finished) == (expected.token_ids, expected.finished):
-            forced.append(Forced(num_steps(expected), num_steps(expected)))
-            continue
-        forced.append(force(engine, prompt.token_ids, expected, stop_ids=golden.stop_ids, predicted=predicted))
-    return forced
 
 
 def write_reference(folder: Path, reference: Reference) -> None:
