@@ -111,6 +111,7 @@ def test_forms_are_made_anew_and_nothing_is_trained_or_lost(workshop: Workshop, 
     certificate = read_certificate(run / "optimized")
     assert told["shipped"] == str(run / "optimized" / certificate.shipped)
     assert told["front"] == ["fp32 ONNX"]
+    assert "fp32 ONNX" in (run / "optimized" / certificate.shipped / "README.md").read_text("utf-8")
     # The run folder says what was asked, as if its recipe had said so from the start.
     assert json.loads((run / "run.lock.json").read_bytes())["recipe"]["optimization"]["precision"] == "fp32"
     again = call("run", run / "recipe.yaml", "--run-dir", run)
