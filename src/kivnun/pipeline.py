@@ -33,10 +33,8 @@ from kivnun.models.load import load_tokenizer
 from kivnun.models.new import make_model, train_tokenizer
 from kivnun.models.resolve import ResolvedModel, hash_folder, resolve_model
 from kivnun.models.save import save_model
-from kivnun.optimization.gguf import require_gguf
 from kivnun.optimization.golden import Golden, GoldenPrompt, read_golden, was_fixed, write_golden
-from kivnun.optimization.onnx import exportable_forms
-from kivnun.optimization.stage import TunedFolders, optimize
+from kivnun.optimization.stage import TunedFolders, optimize, require_forms
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.optimization import OptimizationSection
 from kivnun.recipe.schema import EvaluationSection, NewModel, Recipe
@@ -122,9 +120,7 @@ def run_stages(context: Context) -> RunResults:
     if recipe.optimization is not None:
         # Refuses what cannot be exported now, and not after hours of training.
         require_mergeable(recipe.method)
-        exportable_forms(base.folder, recipe.optimization)
-        if recipe.optimization.gguf is not None:
-            require_gguf(base.folder)
+        require_forms(base.folder, recipe.optimization)
     require_trainable(recipe, base)
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:

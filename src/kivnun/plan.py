@@ -12,8 +12,7 @@ from kivnun.inputs import fit_context, located_recipe
 from kivnun.methods import require_mergeable
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import resolve_model
-from kivnun.optimization.gguf import require_gguf
-from kivnun.optimization.onnx import exportable_forms
+from kivnun.optimization.stage import require_forms
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.schema import NewModel
 from kivnun.trainee import require_trainable
@@ -38,9 +37,7 @@ def describe_plan(loaded: LoadedRecipe) -> list[str]:
     base = resolve_model(recipe.base_model)
     if recipe.optimization is not None:
         require_mergeable(recipe.method)
-        exportable_forms(base.folder, recipe.optimization)
-        if recipe.optimization.gguf is not None:
-            require_gguf(base.folder)
+        require_forms(base.folder, recipe.optimization)
     require_trainable(recipe, base)
     read = read_data(recipe.data, recipe.training.objective.kind)
     data, _ = fit_context(recipe.data, base, recipe.method)

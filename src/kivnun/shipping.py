@@ -26,10 +26,10 @@ from kivnun.model_card.write import write_cards
 from kivnun.models.heads import read_head
 from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import hash_folder, resolve_model
+from kivnun.optimization.architectures import exportable_forms
 from kivnun.optimization.certificate import read_certificate
 from kivnun.optimization.golden import Golden, GoldenPrompt, read_golden
-from kivnun.optimization.onnx import exportable_forms
-from kivnun.optimization.stage import TunedFolders, optimize
+from kivnun.optimization.stage import TunedFolders, optimize, require_forms
 from kivnun.pipeline import optimize_model
 from kivnun.recipe.dump import dump_recipe, plain_values
 from kivnun.recipe.load import LoadedRecipe
@@ -136,7 +136,7 @@ def require_optimizable(run_dir: Path, recipe: Recipe) -> TunedFolders:
         )
     require_mergeable(recipe.method)
     folders = TunedFolders(base_folder(run_dir), run_dir / "model")
-    exportable_forms(folders.base, recipe.optimization or OptimizationSection())
+    require_forms(folders.base, recipe.optimization or OptimizationSection())
     return folders
 
 
@@ -230,7 +230,7 @@ def ship_folder(order: Order, out: Path, *, log: Log) -> list[ParityRow]:
     _require_free(out)
     base = resolve_model(order.model)
     folders = TunedFolders(base.folder, _require_adapter(order.adapter) or base.folder)
-    exportable_forms(base.folder, order.settings)
+    require_forms(base.folder, order.settings)
     rows = _read_rows(order, folders.model)
     golden, source = _choose_golden(folders.model, rows, order.settings.golden_prompts)
     log("golden_chosen", {"num_prompts": len(golden.prompts), "source": source})

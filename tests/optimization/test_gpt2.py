@@ -17,8 +17,9 @@ from kivnun.methods import BaseModelName, load_tuned, make_method, merge
 from kivnun.models.load import load_model
 from kivnun.models.save import save_model
 from kivnun.models.types import Model, Tokenizer
+from kivnun.optimization.architectures import exportable_forms
 from kivnun.optimization.forms import Form
-from kivnun.optimization.onnx import export_onnx, exportable_forms
+from kivnun.optimization.onnx import export_onnx
 from kivnun.recipe.methods import LoraMethod
 from kivnun.recipe.optimization import OptimizationSection
 

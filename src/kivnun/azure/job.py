@@ -26,7 +26,6 @@ SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04"
 JOB_NAME, CONDA_NAME, CODE_NAME = "job.yml", "conda.yaml", "code"
 RECIPE_NAME = "recipe.yaml"
-REMOTE = "azureml:"
 SPLITS = ("train", "validation", "test")
 
 

@@ -122,7 +122,7 @@ def _split(items: list[str]) -> list[str]:
 
 
 def _plan(folder: Path, precision: str, block_size: str) -> "Form":
-    from kivnun.optimization.onnx import exportable_forms
+    from kivnun.optimization.architectures import exportable_forms
     from kivnun.recipe.optimization import OptimizationSection
 
     size = "auto" if block_size == "auto" else int(block_size)

@@ -2,6 +2,7 @@
 
 from typing import Final, cast
 
+from kivnun.olive.groups import only
 from kivnun.olive.meanings import ArgumentRule, Surroundings, becomes, is_number, refused, same
 from kivnun.olive.translation import Meaning
 
@@ -47,13 +48,8 @@ def flag(path: str) -> ArgumentRule:
 
 def only_values(allowed: tuple[object, ...], because: str, otherwise: str) -> ArgumentRule:
     """Values that say what Kivnun does anyway; any other one is an error."""
-
-    def rule(_: str, value: object, __: Surroundings) -> Meaning:
-        # True is 1 for Python, and a user means something else by it.
-        is_allowed = any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed)
-        return same(because) if is_allowed else refused(otherwise)
-
-    return rule
+    rule = only(allowed, because, otherwise)
+    return lambda _name, value, _around: rule(value)
 
 
 def never_given(reason: str) -> ArgumentRule:

@@ -18,6 +18,7 @@ from kivnun.olive.command_flags import (
     add_data,
     add_missing,
 )
+from kivnun.olive.engine_keys import PROVIDER_TARGETS
 from kivnun.olive.flags import Flag, Given
 from kivnun.olive.training_arguments import refused, same
 from kivnun.olive.translation import Draft, Meaning, Translation
@@ -94,11 +95,6 @@ SHIP_FLAGS: Final = (
 FEW_PROMPTS: Final = 8
 """Asked of a model that is only exported: enough to see that every form answers alike, in seconds."""
 TARGETS: Final = ("auto", "cpu", "cuda", "directml")
-PROVIDER_TARGETS: Final = {
-    "CPUExecutionProvider": "cpu",
-    "CUDAExecutionProvider": "cuda",
-    "DmlExecutionProvider": "directml",
-}
 PRECISIONS: Final = ("auto", "fp32", "fp16", "int8", "int4")
 NEAR_PRECISIONS: Final = {
     "bf16": "fp16",

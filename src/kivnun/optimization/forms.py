@@ -8,13 +8,6 @@ from kivnun.recipe.optimization import BLOCK_SIZES, Algorithm, OptimizationSecti
 
 DEFAULT_BLOCK_SIZE = 32
 
-PROVIDERS: Mapping[Target, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "directml": "DmlExecutionProvider",
-}
-"""What onnxruntime calls each target."""
-
 
 @dataclass(frozen=True)
 class Form:

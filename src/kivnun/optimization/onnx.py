@@ -22,7 +22,6 @@ from kivnun.errors import UserError
 from kivnun.optimization.architectures import (
     ContextLimit,
     context_limit,
-    exportable_forms,
     num_layers,
     read_config,
     require_exportable,
@@ -268,13 +267,3 @@ def _failed(folder: Path, details: Sequence[str]) -> UserError:
         hint="the last lines above name the cause; Llama, Qwen, Phi, Mistral, Gemma and GPT-2 models export",
         details=details,
     )
-
-
-__all__ = [
-    "ExportResult",
-    "builder_options",
-    "export_onnx",
-    "exportable_forms",
-    "limit_context",
-    "require_onnx_files",
-]

@@ -23,6 +23,7 @@ from kivnun.methods import load_tuned, merge
 from kivnun.models.load import load_tokenizer
 from kivnun.models.save import save_model
 from kivnun.models.types import Model
+from kivnun.optimization.architectures import exportable_forms
 from kivnun.optimization.bench import (
     Bench,
     BuiltForm,
@@ -36,10 +37,10 @@ from kivnun.optimization.certificate import seal
 from kivnun.optimization.choice import choose, require_file_limits, take_fastest
 from kivnun.optimization.engines import why_not_here
 from kivnun.optimization.forms import Form
-from kivnun.optimization.gguf import export_gguf
+from kivnun.optimization.gguf import export_gguf, require_gguf
 from kivnun.optimization.golden import Golden, read_golden, was_fixed
 from kivnun.optimization.measure import SPEED_PROMPTS, folder_size_bytes, measure_onnx, thread_choices
-from kivnun.optimization.onnx import export_onnx, exportable_forms
+from kivnun.optimization.onnx import export_onnx
 from kivnun.optimization.reference import make_reference
 from kivnun.recipe.optimization import OptimizationSection
 
@@ -58,6 +59,21 @@ class TunedFolders:
 
     base: Path
     model: Path
+
+
+def require_forms(base: Path, settings: OptimizationSection) -> None:
+    """Refuse, from a base model's folder alone and before any training, forms that could not be built.
+
+    Args:
+        base: The base model's folder.
+        settings: The recipe's `optimization` section.
+
+    Raises:
+        UserError: `export-failed`, or `model-invalid` for a config that is not JSON.
+    """
+    exportable_forms(base, settings)
+    if settings.gguf is not None:
+        require_gguf(base)
 
 
 def optimize(
