@@ -9,8 +9,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
 from kivnun.recipe import rules
+from kivnun.recipe.decide import DecideSection
 from kivnun.recipe.methods import LoraMethod, Method
 from kivnun.recipe.optimization import OptimizationSection
+from kivnun.recipe.retrieval import RetrievalSection
 from kivnun.recipe.search import SearchSection
 from kivnun.recipe.training import TrainingSection
 from kivnun.recipe.values import (
@@ -156,11 +158,27 @@ BaseModelChoice = Annotated[
 class EvaluationSection(Section):
     """Base against tuned model on the test rows."""
 
-    task: Literal["classification", "generation", "retrieval"]
-    """What is measured: the label that is answered, or the text, or whether the text that belongs to a row is the \
-nearest, for the objective `contrastive`."""
+    task: Literal[
+        "classification", "generation", "retrieval", "extraction", "summarisation", "question_answering", "code"
+    ]
+    """What is measured: the label that is answered, the text word for word, fields of JSON or spans, a summary, a \
+short answer to a question, a program, or whether the text that belongs to a row is the nearest, for the objective \
+`contrastive`."""
     label: Text | None = None
     """Column that holds the label of a classification."""
+    references: Text | None = None
+    """Column with further right answers, a JSON list of texts; any of them counts."""
+    metrics: tuple[Text, ...] = ()
+    """Metrics beside those of the task, by name; ones of your own are installed as entry points \
+`kivnun.metrics`."""
+    json_schema: Text | None = None
+    """File with a JSON Schema that every answer should keep."""
+    tests: Text | None = None
+    """Column with Python tests (asserts) that an answer of the task code must pass."""
+    run_code: StrictBool = False
+    """Whether answers of the task code may be run on this machine, in a process of their own with limits."""
+    slices: tuple[Text, ...] = ()
+    """Columns whose values are scored apart, besides `language` and `length`, which every row has."""
     max_new_tokens: PositiveWhole = 32
     """Longest answer in tokens."""
     seed: Seed = 0
@@ -191,6 +209,10 @@ class Recipe(Section):
     """The evaluation; absent: not run."""
     optimization: OptimizationSection | None = None
     """The export; absent: not run."""
+    retrieval: RetrievalSection | None = None
+    """Documents to answer from; only `kivnun index` and `kivnun decide` use them."""
+    decide: DecideSection | None = None
+    """The comparison of strategies; only `kivnun decide` runs it."""
     search: SearchSection | None = None
     """The search for better values; only `kivnun search` runs it."""
     where: Where | None = None

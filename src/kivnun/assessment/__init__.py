@@ -1,0 +1,1 @@
+"""Models on rows of their own: evaluated, compared, judged by a model and rated by people."""
