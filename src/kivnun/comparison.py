@@ -12,9 +12,10 @@ import orjson
 from pydantic import ValidationError
 
 from kivnun.errors import UserError
-from kivnun.evaluation.compare import compare_rows
+from kivnun.evaluation.compare import compare_by
 from kivnun.evaluation.metrics import rows_right
 from kivnun.evaluation.results import PairedComparison
+from kivnun.evaluation.wording import say_metric_name
 from kivnun.recipe.dump import plain_value
 from kivnun.recipe.fields import diff_recipes, walk_fields
 from kivnun.recipe.schema import Recipe
@@ -140,28 +141,36 @@ def _row_ids(folder: Path, split: str) -> list[str] | None:
 
 def _compare_answers(folders: Sequence[Path], runs: Sequence[RunOverview], notes: list[str]) -> list[PairedComparison]:
     """Row by row, for every two runs with the same test rows."""
-    right = [(run.name, _right_rows(folder, run)) for folder, run in zip(folders, runs, strict=True)]
+    scored = [(run.name, *_score_rows(folder, run)) for folder, run in zip(folders, runs, strict=True)]
     pairs: list[PairedComparison] = []
-    for (first, before), (second, after) in combinations(right, 2):
+    for (first, metric, before), (second, other, after) in combinations(scored, 2):
         if not before or not after:
             continue
         if before.keys() != after.keys():
             notes.append(f"{first} and {second} were evaluated on different test rows; do not compare their metrics")
             continue
+        if metric != other:
+            names = f"{say_metric_name(metric)} and {say_metric_name(other)}"
+            notes.append(f"{first} and {second} are not compared row by row: their main metrics differ, {names}")
+            continue
         rows = list(before)
-        answers = [[found[row] for row in rows] for found in (before, after)]
-        pairs.append(compare_rows((first, second), *answers, seed=0, resamples=RESAMPLES))
+        scores = [[found[row] for row in rows] for found in (before, after)]
+        pairs.append(compare_by(metric, (first, second), *scores, seed=0, resamples=RESAMPLES))
     return pairs
 
 
-def _right_rows(folder: Path, run: RunOverview) -> dict[str, bool]:
-    """Whether the tuned model answered each test row rightly; nothing where the evaluation is not the run's latest."""
+def _score_rows(folder: Path, run: RunOverview) -> tuple[str, dict[str, float]]:
+    """The main metric and the tuned model's score of each test row; nothing where the evaluation is not the latest."""
     path = folder / EVALUATION / SAMPLES_NAME
     if not run.metrics or not path.is_file():
-        return {}
+        return "", {}
     rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    task = "classification" if any(metric.name == "accuracy" for metric in run.metrics) else "generation"
-    answers, references = [row["tuned_answer"] for row in rows], [row["reference"] for row in rows]
-    right = rows_right(answers, references, task=task)
+    scores = [row.get("tuned_score") for row in rows]
+    if None in scores:
+        # Evaluations of earlier versions have no scores; they were of labels or of texts word for word.
+        task = "classification" if any(metric.name == "accuracy" for metric in run.metrics) else "generation"
+        answers, references = [row["tuned_answer"] for row in rows], [row["reference"] for row in rows]
+        scores = [float(is_right) for is_right in rows_right(answers, references, task=task)]
     # Rows of equal content are told apart by their place.
-    return {f"{row['row_id']} {row['where']}": is_right for row, is_right in zip(rows, right, strict=True)}
+    places = (f"{row['row_id']} {row['where']}" for row in rows)
+    return run.metrics[0].name, dict(zip(places, scores, strict=True))

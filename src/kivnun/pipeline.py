@@ -24,7 +24,7 @@ from kivnun.data.preflight import PAGE_NAME, check_before_training, require_no_e
 from kivnun.data.prepare import tokenize_splits
 from kivnun.data.reading import read_conversations, read_data
 from kivnun.evaluation.results import BASE, TUNED
-from kivnun.evaluation.stage import Answers, eval_rows, require_answers_fit, score_answers
+from kivnun.evaluation.stage import Answers, describe_evaluation, eval_rows, require_evaluable, score_answers
 from kivnun.inputs import find_inputs, fit_context, write_run_lock
 from kivnun.methods import require_mergeable
 from kivnun.model_card.write import write_cards
@@ -125,8 +125,7 @@ def run_stages(context: Context) -> RunResults:
     dataset = make_dataset(context, base)
     if recipe.evaluation is not None:
         # Refuses what cannot be evaluated now, and not after hours of training.
-        require_answers_fit(eval_rows(dataset, "test", recipe.evaluation), dataset.table("test"), recipe.evaluation)
-        eval_rows(dataset, "train", recipe.evaluation)
+        require_evaluable(dataset, recipe.evaluation)
     model_folder = train_model(context, base, dataset)
     folders = TunedFolders(base.folder, model_folder)
     if recipe.evaluation is not None:
@@ -243,7 +242,7 @@ def evaluate_models(context: Context, folders: TunedFolders, dataset: Dataset, s
         write_evaluation(score_answers(settings, rows, train_rows, *answers), folder)
 
     inputs = {
-        "evaluation": settings.model_dump(mode="json"),
+        "evaluation": describe_evaluation(settings),
         "dataset": content_hash(dataset.folder),
         "model": content_hash(folders.model),
         "base_model": hash_folder(folders.base),

@@ -100,6 +100,7 @@ def write_report(results: RunResults, recipe: Recipe) -> None:
         yardstick_comparison=evaluation.yardstick_comparison if evaluation else None,
         preference_comparison=evaluation.preference_comparison if evaluation else None,
         perplexity_ratio=evaluation.perplexity_ratio if evaluation else None,
+        slices=evaluation.slices if evaluation else {},
         parity=results.parity,
         durations=stage_durations(events),
         tokens_per_second=_training_speed(training),

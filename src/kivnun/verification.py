@@ -4,14 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from kivnun.data.encode import Encoder
 from kivnun.errors import UserError
-from kivnun.evaluation.metrics import rows_right
-from kivnun.evaluation.results import Task
+from kivnun.evaluation.scoring import mean_score
 from kivnun.generation.agreement import ParityRow
 from kivnun.generation.endpoint import find_server, open_endpoint
 from kivnun.generation.engine import Generation
@@ -141,7 +139,9 @@ class Asked:
 
 
 def score_by(golden: Golden, encoder: Encoder) -> Scorer:
-    """How answers to golden prompts are scored: the share that is right, or None where the recipe evaluates nothing.
+    """How answers to golden prompts are scored: by the task's main metric, or None where the recipe evaluates nothing.
+
+    Programs are compared with the right one and not run, and a row's further right answers are not known here.
 
     Args:
         golden: The prompts with their right answers.
@@ -151,12 +151,11 @@ def score_by(golden: Golden, encoder: Encoder) -> Scorer:
 
 
 def score_texts(golden: Golden, texts: Sequence[str]) -> float | None:
-    """The share of answers that is right, or None where the recipe evaluates nothing."""
+    """The mean of the task's main metric, or None where the recipe evaluates nothing."""
     if golden.task is None:
         return None
     expected = [prompt.answer or "" for prompt in golden.prompts]
-    right = rows_right(texts, expected, task=cast("Task", golden.task))
-    return sum(right) / len(right)
+    return mean_score(golden.task, texts, expected)
 
 
 def verify(

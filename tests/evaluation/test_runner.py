@@ -4,10 +4,12 @@ import pytest
 
 from kivnun.errors import UserError
 from kivnun.evaluation.results import Estimate
-from kivnun.evaluation.runner import EvalRow, answer_rows, score_classification, score_generation
+from kivnun.evaluation.runner import EvalRow, answer_rows, score_classification, score_system
+from kivnun.evaluation.scoring import Scoring
 from kivnun.generation.engine import Generation
 
 OPTIONS = {"seed": 0, "resamples": 100}
+GENERATION = Scoring("generation", resamples=100)
 
 
 class LookupEngine:
@@ -77,7 +79,7 @@ def test_classification_scores_say_every_metric_with_its_interval():
 
 
 def test_generation_scores_hold_exact_match_and_take_the_perplexity():
-    scores = score_generation("base", ["a b", "c"], ["a b", "d"])
+    scores, _ = score_system("base", ["a b", "c"], [make_row(1, "a b").scored, make_row(2, "d").scored], GENERATION)
     assert scores.metrics["exact_match"].value == 0.5
     more = scores.with_metric("perplexity", Estimate(3.0, 2.0, 4.0, "bootstrap"))
     assert list(more.metrics) == ["exact_match", "perplexity"]
@@ -94,7 +96,7 @@ def test_scores_dump_to_json():
 
 def test_no_test_rows_are_refused():
     with pytest.raises(UserError) as caught:
-        score_generation("base", [], [])
+        score_system("base", [], [], GENERATION)
     assert caught.value.code == "split-too-small"
 
 

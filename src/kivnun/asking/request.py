@@ -51,23 +51,37 @@ class Reply:
 
 
 class AskedModel(Protocol):
-    """A model that can be asked.
+    """A model that can be asked."""
 
-    Attributes:
-        name: What people call it.
-        place: `this machine`, or an address without secrets.
-        identity: What its answers depend on: a hash of weights and template, or address and model name.
-        kind: `text` where it continues `Request.text`, `chat` where it answers messages.
-        context_tokens: Most tokens of prompt and answer together; None where that is unknown.
-        price: Name of the model in the price table; None for a model of this machine.
-    """
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
 
-    name: str
-    place: str
-    identity: str
-    kind: Literal["text", "chat"]
-    context_tokens: int | None
-    price: str | None
+    @property
+    def place(self) -> str:
+        """`this machine`, or an address without secrets."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What its answers depend on: a hash of weights and template, or address and model name."""
+        ...
+
+    @property
+    def kind(self) -> Literal["text", "chat"]:
+        """`text` where it continues `Request.text`, `chat` where it answers messages."""
+        ...
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Most tokens of prompt and answer together; None where that is unknown."""
+        ...
+
+    @property
+    def price(self) -> str | None:
+        """Name of the model in the price table; None for a model of this machine."""
+        ...
 
     def count_tokens(self, request: Request) -> int | None:
         """Tokens of a prompt; None where only the service knows."""

@@ -15,11 +15,13 @@ from kivnun.cli import (
     enrich,
     estimate,
     finetune,
+    judge,
     olive_verbs,
     optimize,
     preview,
     push,
     quantize,
+    rate,
     recipe,
     repair,
     run,
@@ -54,6 +56,8 @@ app.command()(split.split)
 app.command()(preview.preview)
 app.command()(estimate.estimate)
 app.command()(enrich.enrich)
+app.command()(judge.judge)
+app.command()(rate.rate)
 app.command()(chat.generate)
 app.command()(chat.chat)
 app.command()(embed.embed)

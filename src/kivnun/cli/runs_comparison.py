@@ -10,7 +10,7 @@ from kivnun.cli.runs_table import open_console, say_best, say_metric_value, say_
 from kivnun.comparison import RowOverlap, RunComparison
 from kivnun.data.visible import isolate, make_visible
 from kivnun.evaluation.results import PairedComparison
-from kivnun.evaluation.wording import say_metric_name, say_p_value, say_percent, say_points, say_size
+from kivnun.evaluation.wording import say_metric, say_metric_name, say_percent, say_points, say_size, say_test
 from kivnun.recipe.dump import dump_value
 from kivnun.runs.overview import RunOverview
 
@@ -51,10 +51,15 @@ def say_pair(pair: PairedComparison) -> str:
         "unclear": f"no difference between {later} and {earlier} is shown",
     }[pair.verdict]
     difference = pair.difference
+    reached = (
+        f"{say_percent(pair.candidate_share)} right against {say_percent(pair.baseline_share)} of {pair.num_rows:,}"
+        if pair.means is None
+        else f"{say_metric_name(pair.metric)} {say_metric(pair.metric, pair.candidate_share)} against "
+        f"{say_metric(pair.metric, pair.baseline_share)} on {pair.num_rows:,}"
+    )
     return (
-        f"{opening}: {say_percent(pair.candidate_share)} right against {say_percent(pair.baseline_share)} of "
-        f"{pair.num_rows:,} test rows, {say_points(difference.value)} points (95 % interval "
-        f"{say_points(difference.low)} to {say_points(difference.high)}; exact McNemar {say_p_value(pair.p_value)})"
+        f"{opening}: {reached} test rows, {say_points(difference.value)} points (95 % interval "
+        f"{say_points(difference.low)} to {say_points(difference.high)}; {say_test(pair)})"
     )
 
 

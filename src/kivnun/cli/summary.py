@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kivnun.data.check_counts import say_checks
-from kivnun.evaluation.results import MAIN_METRICS, PREFERENCE
+from kivnun.evaluation.results import PREFERENCE
 from kivnun.evaluation.wording import say_interval, say_metric, say_metric_name, say_size, say_verdict
 from kivnun.generation.agreement import ParityRow
 from kivnun.results import RunResults
@@ -23,8 +23,8 @@ def print_summary(results: RunResults) -> None:
     console = open_console()
     if results.evaluation is not None:
         console.print(_score_table(results))
-        metric = next(name for name in MAIN_METRICS.values() if name in results.evaluation.scores[0].metrics)
         evaluation = results.evaluation
+        metric = evaluation.comparison.metric or next(iter(evaluation.scores[0].metrics))
         named = (
             (evaluation.preference_comparison, PREFERENCE),
             (evaluation.comparison, metric),

@@ -55,21 +55,26 @@ def count_hosted_tokens(conversations: Iterable[Conversation], count: CountToken
 
 
 def price_training(row_tokens: Sequence[int], epochs: float, prices: PriceTable) -> list[HostedPrice]:
-    """The bill of every model of a price table: price x tokens x epochs; validation rows are free."""
+    """The bill of every tunable model of a price table: price x tokens x epochs; validation rows are free."""
     return [
-        _price(service.service, model, row_tokens, epochs) for service in prices.services for model in service.models
+        _price(service.service, model, row_tokens, epochs, (model.training, model.max_tokens_per_row))
+        for service in prices.services
+        for model in service.models
+        if model.training is not None and model.max_tokens_per_row is not None
     ]
 
 
-def _price(service: str, price: ModelPrice, row_tokens: Sequence[int], epochs: float) -> HostedPrice:
-    limit = price.max_tokens_per_row
+def _price(
+    service: str, price: ModelPrice, row_tokens: Sequence[int], epochs: float, tuning: tuple[float, int]
+) -> HostedPrice:
+    dollars, limit = tuning
     billed = round(sum(min(tokens, limit) for tokens in row_tokens) * epochs)
     return HostedPrice(
         service=service,
         model=price.model,
         billed_tokens=billed,
         num_cut=sum(tokens > limit for tokens in row_tokens),
-        dollars=billed * price.training / 1e6,
+        dollars=billed * dollars / 1e6,
         input_price=price.input,
         output_price=price.output,
     )

@@ -10,15 +10,12 @@ from markupsafe import Markup
 
 from kivnun.evaluation import wording
 from kivnun.evaluation.compare import Outcome, OutcomeGroups
-from kivnun.evaluation.metrics import is_right
 from kivnun.evaluation.plot_forms import draw_forms
 from kivnun.evaluation.plots import draw_losses
 from kivnun.evaluation.results import (
     BASE,
-    MAIN_METRICS,
     MAJORITY,
     PREFERENCE,
-    REWARD,
     TUNED,
     Confusion,
     Estimate,
@@ -26,6 +23,8 @@ from kivnun.evaluation.results import (
     Scores,
     Task,
 )
+from kivnun.evaluation.slices import FIELD, SliceScore
+from kivnun.evaluation.tasks import TASKS
 from kivnun.generation.agreement import ParityRow
 
 TEMPLATE = "report.html.jinja"
@@ -51,6 +50,7 @@ class ReportInput:
     yardstick_comparison: PairedComparison | None = None
     preference_comparison: PairedComparison | None = None
     perplexity_ratio: Estimate | None = None
+    slices: Mapping[str, Sequence[SliceScore]] = field(default_factory=dict[str, Sequence[SliceScore]])
     parity: Sequence[ParityRow] = ()
     durations: Mapping[str, float] = field(default_factory=dict)
     tokens_per_second: Mapping[str, float] = field(default_factory=dict)
@@ -96,6 +96,7 @@ def render_report(report: ReportInput) -> str:
         "size": wording.say_size,
         "percent": wording.say_percent,
         "metric_name": wording.say_metric_name,
+        "metric_value": lambda value, metric: wording.say_metric(metric, value),
         "clip": clip_text,
     }
     metrics = list(dict.fromkeys(name for scores in report.scores for name in scores.metrics))
@@ -110,7 +111,11 @@ def render_report(report: ReportInput) -> str:
         confusions=_confusions(report.scores),
         charts=_charts(report),
         lock_json=json.dumps(report.lock, indent=2, ensure_ascii=False, default=str),
-        is_right=lambda answer, reference: is_right(answer, reference, task=report.task),
+        scores_of=lambda outcome: outcome.scores(task=report.task),
+        main_metric=_main_metric(report),
+        lower_is_better=wording.LOWER_IS_BETTER,
+        is_graded=_is_graded(report),
+        slice_rows=_slice_rows(report),
         is_small=report.comparison is not None and report.comparison.num_rows < SMALL_SPLIT,
     )
 
@@ -130,15 +135,15 @@ def score_cells(scores: Scores, everyone: Sequence[Scores], metrics: Sequence[st
             cells.append(None)
             continue
         values = [other.metrics[metric].value for other in everyone if metric in other.metrics]
-        best = min(values) if metric == "perplexity" else max(values)
-        has_scale = metric in {"accuracy", "exact_match", "macro_f1", "recall_at_1", PREFERENCE, REWARD}
+        is_lower_better = metric in wording.LOWER_IS_BETTER
+        best = min(values) if is_lower_better else max(values)
         cells.append(
             Cell(
                 metric=metric,
                 value=wording.say_metric(metric, estimate.value),
                 interval=wording.say_interval(metric, estimate),
                 is_best=len(values) > 1 and estimate.value == best and min(values) != max(values),
-                bar=(estimate.low, estimate.value, estimate.high) if has_scale else None,
+                bar=(estimate.low, estimate.value, estimate.high) if not is_lower_better else None,
             )
         )
     return cells
@@ -152,8 +157,32 @@ def confusion_shades(confusion: Confusion) -> list[tuple[str, int, list[tuple[in
     ]
 
 
+def _main_metric(report: ReportInput) -> str:
+    """The metric by which the models are compared; results of earlier versions do not name it."""
+    named = report.comparison.metric if report.comparison is not None else ""
+    return named or TASKS[report.task].main
+
+
+def _is_graded(report: ReportInput) -> bool:
+    return report.comparison is not None and report.comparison.means is not None
+
+
+def _slice_rows(report: ReportInput) -> list[tuple[SliceScore, list[tuple[str, str]]]]:
+    """Each part of the rows with what both models reach on it; both were asked the same rows."""
+    main = _main_metric(report)
+    names = [name for name in (BASE, TUNED) if name in report.slices]
+    rows: list[tuple[SliceScore, list[tuple[str, str]]]] = []
+    for parts in zip(*(report.slices[name] for name in names), strict=True):
+        metric = "fields_right" if parts[0].by == FIELD else main
+        said = [
+            (wording.say_metric(metric, part.score.value), wording.say_interval(metric, part.score)) for part in parts
+        ]
+        rows.append((parts[0], said))
+    return rows
+
+
 def _verdicts(report: ReportInput) -> list[tuple[PairedComparison, str]]:
-    metric = MAIN_METRICS[report.task]
+    metric = _main_metric(report)
     named = (
         # What a preference is trained for says more than whether an answer is repeated word by word.
         (report.preference_comparison, PREFERENCE),
@@ -166,15 +195,20 @@ def _verdicts(report: ReportInput) -> list[tuple[PairedComparison, str]]:
 def _group_rows(report: ReportInput) -> list[RowGroup]:
     if report.outcomes is None:
         return []
-    named = [
-        (
-            "regressions",
-            "Regressions",
+    meanings = (
+        ("the tuned model scores lower", "the tuned model scores higher", "both score the same, and not the highest")
+        if _is_graded(report)
+        else (
             "the base model was right, the tuned model is wrong",
-            report.outcomes.regressions,
-        ),
-        ("fixes", "Fixes", "the base model was wrong, the tuned model is right", report.outcomes.fixes),
-        ("both-wrong", "Both wrong", "neither model is right", report.outcomes.both_wrong),
+            "the base model was wrong, the tuned model is right",
+            "neither model is right",
+        )
+    )
+    outcomes = report.outcomes
+    named = [
+        ("regressions", "Regressions", meanings[0], outcomes.regressions),
+        ("fixes", "Fixes", meanings[1], outcomes.fixes),
+        ("both-wrong", "Both wrong", meanings[2], outcomes.both_wrong),
     ]
     return [
         RowGroup(anchor, title, meaning, rows[: report.max_rows_shown], len(rows))

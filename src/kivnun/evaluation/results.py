@@ -4,20 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Task = Literal["classification", "generation", "retrieval"]
+Task = Literal["classification", "generation", "retrieval", "extraction", "summarisation", "question_answering", "code"]
 Verdict = Literal["better", "worse", "unclear"]
+PairedTest = Literal["mcnemar", "permutation"]
 
 BASE = "base"
 TUNED = "tuned"
 MAJORITY = "majority class"
 LINEAR = "TF-IDF + logistic regression"
-
-MAIN_METRICS: dict[Task, str] = {
-    "classification": "accuracy",
-    "generation": "exact_match",
-    "retrieval": "recall_at_1",
-}
-"""The share of right rows by which two systems are compared, by task."""
 
 PREFERENCE = "preference_accuracy"
 """Share of pairs whose preferred answer is likelier than the rejected one."""
@@ -40,6 +34,18 @@ class Estimate:
     def to_json(self) -> dict[str, float | str]:
         """The fields as JSON values."""
         return {"value": self.value, "low": self.low, "high": self.high, "method": self.method}
+
+
+def judge_difference(difference: Estimate, p_value: float) -> Verdict:
+    """Better or worse only if the test and the interval both say so.
+
+    Args:
+        difference: Candidate minus baseline.
+        p_value: Of that difference; a corrected one (`paired.holm`) where several were looked at.
+    """
+    if p_value < SIGNIFICANCE and difference.low > 0:
+        return "better"
+    return "worse" if p_value < SIGNIFICANCE and difference.high < 0 else "unclear"
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,21 @@ class Scores:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two systems on the same rows: who is right where, the difference of their shares right, and McNemar's exact p."""
+    """Two systems on the same rows: who is right where, or scores higher, the difference, and the p value of a test.
+
+    Attributes:
+        baseline: Name of the one.
+        candidate: Name of the other.
+        both_right: Rows that both have right.
+        only_baseline: Rows that only the baseline has right, or on which it scores higher.
+        only_candidate: The same of the candidate.
+        both_wrong: Rows that neither has right, or on which both score the same and less than 1.
+        difference: Of their shares right, or of their mean scores.
+        p_value: Of McNemar's exact test, or of flipping signs.
+        metric: What a row is scored by; "" in results of older versions.
+        test: Which test it is.
+        means: Mean scores of both, where they are graded and no shares of right rows.
+    """
 
     baseline: str
     candidate: str
@@ -103,6 +123,9 @@ class PairedComparison:
     both_wrong: int
     difference: Estimate
     p_value: float
+    metric: str = ""
+    test: PairedTest = "mcnemar"
+    means: tuple[float, float] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -111,22 +134,18 @@ class PairedComparison:
 
     @property
     def baseline_share(self) -> float:
-        """The share of rows that the baseline had right."""
-        return (self.both_right + self.only_baseline) / self.num_rows
+        """The share of rows that the baseline had right, or its mean score."""
+        return self.means[0] if self.means else (self.both_right + self.only_baseline) / self.num_rows
 
     @property
     def candidate_share(self) -> float:
-        """The share of rows that the candidate had right."""
-        return (self.both_right + self.only_candidate) / self.num_rows
+        """The share of rows that the candidate had right, or its mean score."""
+        return self.means[1] if self.means else (self.both_right + self.only_candidate) / self.num_rows
 
     @property
     def verdict(self) -> Verdict:
         """Better or worse only if the exact test and the interval both say so."""
-        if self.p_value < SIGNIFICANCE and self.difference.low > 0:
-            return "better"
-        if self.p_value < SIGNIFICANCE and self.difference.high < 0:
-            return "worse"
-        return "unclear"
+        return judge_difference(self.difference, self.p_value)
 
     def to_json(self) -> dict[str, object]:
         """The fields and the verdict as JSON values."""
@@ -140,5 +159,8 @@ class PairedComparison:
             "both_wrong": self.both_wrong,
             "difference": self.difference.to_json(),
             "p_value": self.p_value,
+            "metric": self.metric,
+            "test": self.test,
+            "means": None if self.means is None else list(self.means),
             "verdict": self.verdict,
         }

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kivnun.errors import UserError
-from kivnun.evaluation.intervals import macro_f1_estimate, share
-from kivnun.evaluation.metrics import confusion_matrix, encode_labels, normalize_text, rows_right
-from kivnun.evaluation.results import Estimate, Scores, Task
+from kivnun.evaluation.metrics import confusion_matrix, normalize_text
+from kivnun.evaluation.results import Scores
+from kivnun.evaluation.scoring import RowScores, ScoredRow, Scoring, score_rows, summarise
 
 if TYPE_CHECKING:
     # For types only: an engine brings torch, and scoring answers needs none.
@@ -24,7 +24,17 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One row of the split that is evaluated: what the model is asked and what it should answer."""
+    """One row of the split that is evaluated: what the model is asked and what it should answer.
+
+    Attributes:
+        row_id: Content hash.
+        where: `file:line`.
+        prompt: What is asked.
+        prompt_ids: The same as the model sees it.
+        reference: The row's own right answer.
+        fields: The row's fields.
+        others: Further right answers.
+    """
 
     row_id: str
     where: str
@@ -32,6 +42,12 @@ class EvalRow:
     prompt_ids: tuple[int, ...]
     reference: str
     fields: Mapping[str, str]
+    others: tuple[str, ...] = ()
+
+    @property
+    def scored(self) -> ScoredRow:
+        """The row as it is scored."""
+        return ScoredRow(self.row_id, self.where, self.prompt, (self.reference, *self.others), self.fields)
 
 
 def answer_rows(
@@ -50,6 +66,32 @@ def answer_rows(
     return [str(tokenizer.decode(list(each.token_ids), skip_special_tokens=True)) for each in generations]
 
 
+def score_system(
+    name: str, answers: Sequence[str], rows: Sequence[ScoredRow], scoring: Scoring
+) -> tuple[Scores, RowScores]:
+    """All metrics of one system, and those of each row; of a classification the confusion matrix too.
+
+    Args:
+        name: The system.
+        answers: What it answered, in the order of the rows.
+        rows: The rows.
+        scoring: How answers are scored.
+
+    Raises:
+        UserError: `split-too-small` without rows; `stage-unsupported` for a label of several lines, which no first
+            line could equal; `metric-invalid` where a metric of your own fails.
+    """
+    _require_rows(name, rows)
+    is_classification = scoring.task == "classification"
+    if is_classification:
+        _require_single_lines(scoring.labels)
+    found = score_rows(answers, rows, scoring)
+    confusion = (
+        confusion_matrix(answers, [row.references[0] for row in rows], scoring.labels) if is_classification else None
+    )
+    return Scores(name, len(rows), summarise(answers, rows, found, scoring), confusion), found
+
+
 def score_classification(
     name: str,
     answers: Sequence[str],
@@ -64,41 +106,22 @@ def score_classification(
     No rows are refused (split-too-small), and so is a label of several lines (stage-unsupported), which no first line
     could equal.
     """
-    _require_rows(name, references)
+    rows = [ScoredRow("", "", "", (reference,), {}) for reference in references]
+    scoring = Scoring("classification", labels=tuple(labels), seed=seed, resamples=resamples)
+    return score_system(name, answers, rows, scoring)[0]
+
+
+def _require_single_lines(labels: Sequence[str]) -> None:
     if any("\n" in normalize_text(label) for label in labels):
         raise UserError(
             "stage-unsupported",
             "evaluation.task is classification, but a label has several lines",
             hint="set evaluation.task: generation",
         )
-    answer_codes, reference_codes = encode_labels(answers, references, labels)
-    metrics = {
-        "accuracy": _share_right(answers, references, task="classification"),
-        "macro_f1": macro_f1_estimate(answer_codes, reference_codes, len(labels), seed=seed, resamples=resamples),
-        "exact_match": _share_right(answers, references, task="generation"),
-    }
-    return Scores(name, len(references), metrics, confusion_matrix(answers, references, labels))
 
 
-def score_generation(name: str, answers: Sequence[str], references: Sequence[str]) -> Scores:
-    """Exact match of the whole answer; no rows are refused (split-too-small)."""
-    _require_rows(name, references)
-    return Scores(name, len(references), {"exact_match": _share_right(answers, references, task="generation")})
-
-
-def score_retrieval(name: str, answers: Sequence[str], references: Sequence[str]) -> Scores:
-    """Recall at 1: whether the nearest text is the one that belongs; no rows are refused (split-too-small)."""
-    _require_rows(name, references)
-    return Scores(name, len(references), {"recall_at_1": _share_right(answers, references, task="retrieval")})
-
-
-def _share_right(answers: Sequence[str], references: Sequence[str], *, task: Task) -> Estimate:
-    right = rows_right(answers, references, task=task)
-    return share(sum(right), len(right))
-
-
-def _require_rows(name: str, references: Sequence[str]) -> None:
-    if not references:
+def _require_rows(name: str, rows: Sequence[ScoredRow]) -> None:
+    if not rows:
         raise UserError(
             "split-too-small",
             f"there is no test row to evaluate {name} on",

@@ -1,16 +1,17 @@
 """The evaluation of a run: base and tuned model and two yardsticks on the same test rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kivnun.data.folder import Dataset
 from kivnun.data.sources import first_problems
 from kivnun.data.tokens import TokenTable
 from kivnun.errors import UserError
-from kivnun.evaluation.compare import Outcome, OutcomeGroups, compare_rows, group_outcomes
-from kivnun.evaluation.intervals import perplexity, perplexity_ratio, share
-from kivnun.evaluation.metrics import collect_labels, normalize_text, rows_right
+from kivnun.evaluation.compare import Outcome, OutcomeGroups, compare_by, compare_rows, group_outcomes
+from kivnun.evaluation.corpus_metrics import per_field
+from kivnun.evaluation.intervals import bits_per_byte, perplexity, perplexity_ratio, share
+from kivnun.evaluation.metrics import collect_labels, normalize_text
 from kivnun.evaluation.results import (
     BASE,
     LINEAR,
@@ -23,9 +24,22 @@ from kivnun.evaluation.results import (
     PairedComparison,
     Scores,
 )
-from kivnun.evaluation.runner import EvalRow, score_classification, score_generation, score_retrieval
+from kivnun.evaluation.runner import EvalRow, score_system
+from kivnun.evaluation.scoring import (
+    RowScores,
+    ScoredRow,
+    Scoring,
+    describe_scoring,
+    read_references,
+    require_scorable,
+    scoring_of,
+)
+from kivnun.evaluation.slices import BY_ITSELF, FIELD, SliceScore, slice_scores, slice_values
 from kivnun.evaluation.yardsticks import answer_linear, answer_majority
 from kivnun.recipe.schema import EvaluationSection
+
+TASKS_WITHOUT_BITS = ("classification", "generation", "retrieval")
+"""Tasks whose results have the perplexity alone, as those of earlier versions, with which they are compared."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,7 @@ class Evaluation:
         outcomes: Rows by what changed.
         preference_comparison: Tuned against base in how often the preferred answer is the likelier one; None where
             the rows have no rejected answer.
+        slices: By model, the main metric on parts of the rows.
     """
 
     scores: tuple[Scores, ...]
@@ -72,6 +87,7 @@ class Evaluation:
     perplexity_ratio: Estimate | None
     outcomes: OutcomeGroups
     preference_comparison: PairedComparison | None = None
+    slices: Mapping[str, Sequence[SliceScore]] = field(default_factory=dict[str, Sequence[SliceScore]])
 
     def to_json(self) -> dict[str, object]:
         """The numbers as JSON values; the rows stand in `samples.jsonl`."""
@@ -83,17 +99,20 @@ class Evaluation:
             "yardstick_comparison": None if yardstick is None else yardstick.to_json(),
             "perplexity_ratio": None if ratio is None else ratio.to_json(),
             "preference_comparison": None if preference is None else preference.to_json(),
+            "slices": {name: [part.to_json() for part in parts] for name, parts in self.slices.items()},
         }
 
 
 def eval_rows(dataset: Dataset, split: str, settings: EvaluationSection) -> list[EvalRow]:
-    """The rows of a split as the evaluation sees them.
+    """The rows of a split as the evaluation sees them; those of the test split with all their right answers.
 
     Of a text template only the fields are shown and given to the yardsticks: its fixed words are the same in every row.
 
     Raises:
-        UserError: `evaluation-label` where the answer that is trained is not the label that is evaluated.
+        UserError: `evaluation-label` where the answer that is trained is not the label that is evaluated;
+            `evaluation-invalid` where the column of further right answers is missing or holds anything else.
     """
+    column = settings.references if split == "test" else None
     names = dataset.template.prompt_fields if dataset.template.kind == "text" else ()
     rows: list[EvalRow] = []
     for row in dataset.rows(split):
@@ -107,8 +126,40 @@ def eval_rows(dataset: Dataset, split: str, settings: EvaluationSection) -> list
                     f"{row.where}: evaluation.label {settings.label!r} is {reference!r}, the answer is {row.answer!r}",
                     hint="let the answer be the label alone, or set evaluation.task: generation",
                 )
-        rows.append(EvalRow(row.id, row.where, prompt, row.prompt_ids, reference, row.fields))
+        others = read_references(reference, row.fields, column, row.where)[1:]
+        rows.append(EvalRow(row.id, row.where, prompt, row.prompt_ids, reference, row.fields, others))
     return rows
+
+
+def require_evaluable(dataset: Dataset, settings: EvaluationSection) -> None:
+    """Refuse what cannot be evaluated, before hours of training: rows, metrics, schema, tests and slices.
+
+    Args:
+        dataset: The rows.
+        settings: The recipe's `evaluation` section.
+
+    Raises:
+        UserError: `answer-too-long`, `evaluation-label`, `evaluation-invalid`, `metric-invalid`.
+    """
+    rows = eval_rows(dataset, "test", settings)
+    require_answers_fit(rows, dataset.table("test"), settings)
+    eval_rows(dataset, "train", settings)
+    scored = [row.scored for row in rows]
+    require_scorable(scored, scoring_of(settings))
+    for by in settings.slices:
+        slice_values(scored, by)
+
+
+def describe_evaluation(settings: EvaluationSection) -> dict[str, object]:
+    """What the results depend on, so that another schema or a changed metric of your own is measured anew.
+
+    Args:
+        settings: The recipe's `evaluation` section.
+
+    Raises:
+        UserError: As for `scoring_of`.
+    """
+    return {**settings.model_dump(mode="json"), **describe_scoring(scoring_of(settings))}
 
 
 def require_answers_fit(rows: Sequence[EvalRow], table: TokenTable, settings: EvaluationSection) -> None:
@@ -155,42 +206,33 @@ def score_answers(
         base: The base model's answers.
         tuned: The tuned model's answers.
     """
-    references = [row.reference for row in rows]
     seeds = {"seed": settings.seed, "resamples": settings.resamples}
-    by_name = {BASE: base.texts, TUNED: tuned.texts}
+    by_name: dict[str, Sequence[str]] = {BASE: base.texts, TUNED: tuned.texts}
+    labels: tuple[str, ...] = ()
     if settings.task == "classification":
-        train_labels = [row.reference for row in train_rows]
-        train_texts = [row.prompt for row in train_rows]
-        by_name[MAJORITY] = answer_majority(train_labels, len(rows))
-        texts = [row.prompt for row in rows]
-        by_name[LINEAR] = answer_linear(train_texts, train_labels, texts, seed=settings.seed)
-        labels = collect_labels(train_labels, references)
-        scores = {
-            name: score_classification(name, answers, references, labels, **seeds) for name, answers in by_name.items()
-        }
-    else:
-        score = score_retrieval if settings.task == "retrieval" else score_generation
-        scores = {name: score(name, answers, references) for name, answers in by_name.items()}
+        by_name |= _ask_yardsticks(rows, train_rows, seed=settings.seed)
+        labels = collect_labels([row.reference for row in train_rows], [row.reference for row in rows])
+    scoring = scoring_of(settings, labels)
+    scored = [row.scored for row in rows]
+    found = {name: score_system(name, answers, scored, scoring) for name, answers in by_name.items()}
+    scores = {name: each for name, (each, _) in found.items()}
+    right = {name: row_scores.main_scores for name, (_, row_scores) in found.items()}
     for name, answers in ((BASE, base), (TUNED, tuned)):
-        if answers.nll_sums is None:
-            continue
-        estimate = perplexity(answers.nll_sums, answers.token_counts, **seeds)
-        scores[name] = scores[name].with_metric("perplexity", estimate)
-        if answers.in_order is not None:
-            ordered = share(sum(answers.in_order), len(answers.in_order))
-            scores[name] = scores[name].with_metric(PREFERENCE, ordered)
+        scores[name] = _with_likelihoods(scores[name], answers, rows, scoring)
     moved = _moved_right(base, tuned)
     if moved:
         scores[TUNED] = scores[TUNED].with_metric(REWARD, share(sum(moved), len(moved)))
-    right = {name: rows_right(answers, references, task=settings.task) for name, answers in by_name.items()}
+    pairs = zip(
+        rows, zip(base.texts, tuned.texts, strict=True), zip(right[BASE], right[TUNED], strict=True), strict=True
+    )
     outcomes = [
-        Outcome(row.row_id, row.where, row.prompt, row.reference, first, second)
-        for row, first, second in zip(rows, base.texts, tuned.texts, strict=True)
+        Outcome(row.row_id, row.where, row.prompt, row.reference, *texts, *found_scores)
+        for row, texts, found_scores in pairs
     ]
     return Evaluation(
         scores=tuple(scores.values()),
-        comparison=compare_rows((BASE, TUNED), right[BASE], right[TUNED], **seeds),
-        yardstick_comparison=compare_rows((LINEAR, TUNED), right[LINEAR], right[TUNED], **seeds)
+        comparison=compare_by(scoring.main, (BASE, TUNED), right[BASE], right[TUNED], **seeds),
+        yardstick_comparison=compare_by(scoring.main, (LINEAR, TUNED), right[LINEAR], right[TUNED], **seeds)
         if LINEAR in right
         else None,
         perplexity_ratio=None
@@ -200,7 +242,63 @@ def score_answers(
         preference_comparison=None
         if base.in_order is None or tuned.in_order is None
         else compare_rows((BASE, TUNED), base.in_order, tuned.in_order, **seeds),
+        slices={
+            name: slice_answers(by_name[name], scored, found[name][1], scoring, settings.slices)
+            for name in (BASE, TUNED)
+        },
     )
+
+
+def slice_answers(
+    answers: Sequence[str], rows: Sequence[ScoredRow], row_scores: RowScores, scoring: Scoring, asked: Sequence[str]
+) -> list[SliceScore]:
+    """The main metric by columns that are asked for, by language and length where rows differ in them, and by field.
+
+    Args:
+        answers: What was answered.
+        rows: The rows.
+        row_scores: Metrics of each row.
+        scoring: How answers are scored.
+        asked: Columns.
+
+    Raises:
+        UserError: `evaluation-invalid` where no row has a column that is asked for.
+    """
+    seeds = {"seed": scoring.seed, "resamples": scoring.resamples}
+    found: list[SliceScore] = []
+    for by in dict.fromkeys((*asked, *BY_ITSELF)):
+        parts = slice_scores(rows, row_scores.main_scores, by, **seeds)
+        if by in asked or len(parts) > 1:
+            found += parts
+    if scoring.task == "extraction":
+        fields = per_field(answers, [row.references for row in rows])
+        found += [
+            SliceScore(FIELD, name, num_rows, share(right, num_rows)) for name, (right, num_rows) in fields.items()
+        ]
+    return found
+
+
+def _ask_yardsticks(rows: Sequence[EvalRow], train_rows: Sequence[EvalRow], *, seed: int) -> dict[str, Sequence[str]]:
+    labels = [row.reference for row in train_rows]
+    train_texts, texts = ([row.prompt for row in each] for each in (train_rows, rows))
+    return {
+        MAJORITY: answer_majority(labels, len(rows)),
+        LINEAR: answer_linear(train_texts, labels, texts, seed=seed),
+    }
+
+
+def _with_likelihoods(scores: Scores, answers: Answers, rows: Sequence[EvalRow], scoring: Scoring) -> Scores:
+    """The same scores with what can be said of how likely the right answers are."""
+    if answers.nll_sums is None:
+        return scores
+    seeds = {"seed": scoring.seed, "resamples": scoring.resamples}
+    scores = scores.with_metric("perplexity", perplexity(answers.nll_sums, answers.token_counts, **seeds))
+    if scoring.task not in TASKS_WITHOUT_BITS:
+        sizes = [len(row.reference.encode()) for row in rows]
+        scores = scores.with_metric("bits_per_byte", bits_per_byte(answers.nll_sums, sizes, **seeds))
+    if answers.in_order is not None:
+        scores = scores.with_metric(PREFERENCE, share(sum(answers.in_order), len(answers.in_order)))
+    return scores
 
 
 def _moved_right(base: Answers, tuned: Answers) -> list[bool]:
@@ -227,7 +325,12 @@ def evaluation_from_json(values: Mapping[str, Any], outcomes: OutcomeGroups) -> 
         perplexity_ratio=None if ratio is None else Estimate(**ratio),
         outcomes=outcomes,
         preference_comparison=None if preference is None else _comparison(preference),
+        slices={name: [_slice(part) for part in parts] for name, parts in values.get("slices", {}).items()},
     )
+
+
+def _slice(values: Mapping[str, Any]) -> SliceScore:
+    return SliceScore(values["by"], values["value"], values["num_rows"], Estimate(**values["score"]))
 
 
 def _scores(values: Mapping[str, Any]) -> Scores:
@@ -241,4 +344,11 @@ def _scores(values: Mapping[str, Any]) -> Scores:
 
 def _comparison(values: Mapping[str, Any]) -> PairedComparison:
     known = ("baseline", "candidate", "both_right", "only_baseline", "only_candidate", "both_wrong", "p_value")
-    return PairedComparison(difference=Estimate(**values["difference"]), **{name: values[name] for name in known})
+    means = values.get("means")
+    return PairedComparison(
+        difference=Estimate(**values["difference"]),
+        metric=values.get("metric", ""),
+        test=values.get("test", "mcnemar"),
+        means=None if means is None else (means[0], means[1]),
+        **{name: values[name] for name in known},
+    )

@@ -8,15 +8,54 @@ NBSP = "\u00a0"
 MINUS = "\u2212"
 SECONDS_PER_MINUTE = 60
 LARGE_PERPLEXITY = 1000
-SHARES = frozenset({"accuracy", "exact_match", "recall_at_1", "preference_accuracy", "reward_accuracy"})
+SHARES = frozenset(
+    {
+        "accuracy",
+        "exact_match",
+        "recall_at_1",
+        "preference_accuracy",
+        "reward_accuracy",
+        "normalised_match",
+        "fields_right",
+        "json_valid",
+        "schema_valid",
+        "syntax_valid",
+        "pass_at_1",
+        "in_label_set",
+    }
+)
+LOWER_IS_BETTER = frozenset({"perplexity", "bits_per_byte"})
+"""Metrics that have no upper end; every other one is from 0 to 1."""
 METRIC_NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
     "exact_match": "exact match",
     "recall_at_1": "recall at 1",
     "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
     "preference_accuracy": "preference accuracy",
     "reward_accuracy": "reward accuracy",
+    "normalised_match": "exact match (normalised)",
+    "token_f1": "token F1",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "rouge_lsum": "ROUGE-Lsum",
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "sentence_bleu": "sentence BLEU",
+    "sentence_chrf": "sentence chrF",
+    "field_f1": "field F1",
+    "field_f1_micro": "field F1 (micro)",
+    "field_f1_macro": "field F1 (macro)",
+    "fields_right": "all fields right",
+    "field_overlap": "field F1 (partial)",
+    "json_valid": "valid JSON",
+    "schema_valid": "keeps the schema",
+    "syntax_valid": "valid syntax",
+    "pass_at_1": "pass@1",
+    "in_label_set": "a label at all",
 }
 VERDICT_WORDS: dict[Verdict, str] = {"better": "Better", "worse": "Worse", "unclear": "No difference shown"}
 
@@ -27,10 +66,10 @@ def say_metric_name(metric: str) -> str:
 
 
 def say_metric(metric: str, value: float) -> str:
-    """A metric's value: shares in percent, macro-F1 with three decimals, perplexity with two while that is readable."""
+    """A metric's value: shares in percent, others with three decimals, perplexity with two while that is readable."""
     if metric in SHARES:
         return say_percent(value)
-    if metric == "macro_f1":
+    if metric != "perplexity":
         return f"{value:.3f}"
     return f"{value:,.2f}" if value < LARGE_PERPLEXITY else f"{value:,.0f}"
 
@@ -94,12 +133,17 @@ def say_verdict(comparison: PairedComparison, *, metric: str) -> str:
     }[comparison.verdict]
     difference = comparison.difference
     return (
-        f"{opening}: {say_metric_name(metric)} {say_percent(comparison.candidate_share)} against "
-        f"{say_percent(comparison.baseline_share)} on {say_rows(comparison.num_rows)} "
+        f"{opening}: {say_metric_name(metric)} {say_metric(metric, comparison.candidate_share)} against "
+        f"{say_metric(metric, comparison.baseline_share)} on {say_rows(comparison.num_rows)} "
         f"of the test split, a difference of {say_points(difference.value)}{NBSP}points (95{NBSP}% interval "
-        f"{say_points(difference.low)} to {say_points(difference.high)}; exact McNemar "
-        f"{say_p_value(comparison.p_value)})."
+        f"{say_points(difference.low)} to {say_points(difference.high)}; {say_test(comparison)})."
     )
+
+
+def say_test(comparison: PairedComparison) -> str:
+    """The test of a comparison and its p value."""
+    name = "exact McNemar" if comparison.test == "mcnemar" else "sign flips"
+    return f"{name} {say_p_value(comparison.p_value)}"
 
 
 def say_perplexity_ratio(ratio: Estimate) -> str:

@@ -79,7 +79,7 @@ def open_endpoint(base_url: str, *, key_variable: str) -> Endpoint:
             hint="begin it with https:// (or http:// for a server of your own), and end it with /v1",
         )
     client = OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT_SECONDS)
-    return Endpoint(client, _public(base_url), key_variable)
+    return Endpoint(client, public_address(base_url), key_variable)
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def find_server(endpoint: Endpoint, model: str, prompt_ids: Sequence[int], promp
     raise endpoint.failed(problem, hint) from problem
 
 
-def _public(base_url: str) -> str:
+def public_address(base_url: str) -> str:
     """An address without what may be secret in it: user, password and query."""
     parts = urlsplit(base_url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

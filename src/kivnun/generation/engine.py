@@ -28,9 +28,15 @@ class Generation:
 
 
 class Engine(Protocol):
-    """A model that turns prompts into tokens. The text side (templates, decoding) is the caller's."""
+    """A model that turns prompts into tokens. The text side (templates, decoding) is the caller's.
+
+    Attributes:
+        name: Shown in errors and reports.
+        context_tokens: Most tokens of prompt and answer together; None for no limit.
+    """
 
     name: str
+    context_tokens: int | None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: frozenset[int]

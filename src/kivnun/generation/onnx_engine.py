@@ -47,7 +47,7 @@ class OnnxEngine:
 
     def __init__(self, folder: Path, *, name: str = "onnx", num_threads: int | None = None) -> None:
         self.name = name
-        self._context_tokens, self._padding_id = _read_facts(folder)
+        self.context_tokens, self._padding_id = _read_facts(folder)
         self._model = _load(folder, num_threads)
         self._adapters = _Adapters(self._model, folder)
         self._adapter: str | None = None
@@ -188,10 +188,10 @@ class OnnxEngine:
         return logits_V
 
     def _room(self, prompt: Sequence[int], max_new_tokens: int) -> int:
-        return answer_room(len(prompt), max_new_tokens=max_new_tokens, context_tokens=self._context_tokens)
+        return answer_room(len(prompt), max_new_tokens=max_new_tokens, context_tokens=self.context_tokens)
 
     def _require_prompts_fit(self, prompts: Sequence[Sequence[int]]) -> None:
-        require_prompts_fit(prompts, context_tokens=self._context_tokens, engine=self.name)
+        require_prompts_fit(prompts, context_tokens=self.context_tokens, engine=self.name)
 
 
 def top_two_margin(logits_V: NDArray[np.float32], best: int) -> float:

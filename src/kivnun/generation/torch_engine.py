@@ -85,7 +85,7 @@ class TorchEngine:
         self._model = model
         self._pad_id = pad_id
         self._batch_size = batch_size
-        self._context_tokens = context_tokens(model)
+        self.context_tokens = context_tokens(model)
         # A few architectures have no position ids; asked once, at the foreign border.
         self._model_inputs = frozenset(inspect.signature(model.forward).parameters)
         self._adapters = adapters
@@ -124,7 +124,7 @@ class TorchEngine:
         Raises:
             UserError: prompt-invalid, logits-not-finite, adapter-unknown.
         """
-        require_prompts_fit(prompts, context_tokens=self._context_tokens, engine=self.name)
+        require_prompts_fit(prompts, context_tokens=self.context_tokens, engine=self.name)
         names = [self._adapter] * len(prompts) if adapters is None else adapters
         self._require_known(names)
         rows = enumerate(zip(prompts, names, strict=True))
@@ -150,7 +150,7 @@ class TorchEngine:
         Raises:
             UserError: prompt-invalid, logits-not-finite.
         """
-        require_prompts_fit([prompt_ids], context_tokens=self._context_tokens, engine=self.name)
+        require_prompts_fit([prompt_ids], context_tokens=self.context_tokens, engine=self.name)
         return self._stream(prompt_ids, self._room(prompt_ids, max_new_tokens), stop_ids, sampling)
 
     def forced_logits(self, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Iterator[NDArray[np.float32]]:
@@ -163,7 +163,7 @@ class TorchEngine:
         Raises:
             UserError: prompt-invalid, logits-not-finite.
         """
-        require_prompts_fit([[*prompt_ids, *answer_ids]], context_tokens=self._context_tokens, engine=self.name)
+        require_prompts_fit([[*prompt_ids, *answer_ids]], context_tokens=self.context_tokens, engine=self.name)
         # In one pass, since every token is known: many times faster than one by one.
         steps = self._steps([[*prompt_ids, *answer_ids]], [self._adapter], num_logits=len(answer_ids) + 1)
         yield from steps.logits_BTV[0].cpu().numpy()
@@ -213,7 +213,7 @@ class TorchEngine:
                 raise unknown_adapter(name, known, self.name)
 
     def _room(self, prompt: Sequence[int], max_new_tokens: int) -> int:
-        return answer_room(len(prompt), max_new_tokens=max_new_tokens, context_tokens=self._context_tokens)
+        return answer_room(len(prompt), max_new_tokens=max_new_tokens, context_tokens=self.context_tokens)
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, both (B, T): every prompt ends at the last column, where the next token is predicted."""

@@ -55,13 +55,16 @@ _AUTO_CLASSES = {
 }
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, kind: ModelKind = "causal language model") -> Model:
+def load_model(
+    folder: Path, *, dtype: torch.dtype, kind: ModelKind = "causal language model", may_lack: str | None = None
+) -> Model:
     """A model in evaluation mode.
 
     Args:
         folder: Its folder.
         dtype: Number format of its weights.
         kind: What it is loaded as.
+        may_lack: Beginning of the names of weights that may be missing, because the caller does not use them.
 
     Raises:
         UserError: `model-invalid` where weights are missing, not finite or of another architecture.
@@ -82,7 +85,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, kind: ModelKind = "causal la
             f"{folder}: cannot be loaded as a {kind}: {_first_line(error)}",
             hint="the folder must hold config.json and whole *.safetensors of an architecture that transformers knows",
         ) from error
-    missing = sorted(notes["missing_keys"])
+    missing = sorted(name for name in notes["missing_keys"] if may_lack is None or not name.startswith(may_lack))
     if missing:
         raise UserError(
             "model-invalid",

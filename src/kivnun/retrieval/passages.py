@@ -59,6 +59,19 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    """A document that is as it was, and was not read again.
+
+    Attributes:
+        id: Its id.
+        content_hash: SHA-256 of what it is made from.
+    """
+
+    id: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A passage of a document: what is found, shown and cited.
 

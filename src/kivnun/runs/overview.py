@@ -20,8 +20,8 @@ State = Literal["running", "finished", "failed", "interrupted", "killed", "new",
 """`killed`: no process works in it, and its log has no end. `new`: nothing happened in it yet."""
 
 EVALUATION, SCORES_NAME = "evaluation", "report.json"
-MAIN_METRICS = ("accuracy", "preference_accuracy", "exact_match", "rouge_l", "recall_at_1")
-"""The metric that stands for a run: the first of these that was evaluated."""
+PREFERENCE = "preference_accuracy"
+"""The metric that stands for a run where it was evaluated; else the first one, which is the main one of the task."""
 _TUNED = "tuned"
 
 
@@ -86,7 +86,7 @@ class RunOverview:
     def metric(self) -> MetricValue | None:
         """The metric that stands for the run."""
         by_name = {metric.name: metric for metric in self.metrics}
-        return next((by_name[name] for name in MAIN_METRICS if name in by_name), None)
+        return by_name.get(PREFERENCE, next(iter(self.metrics), None))
 
     def to_json(self) -> dict[str, object]:
         """Everything as JSON values."""

@@ -44,13 +44,16 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 
 def text_fields(fields: Fields) -> dict[str, str]:
-    """The fields that are plain values, as text: what templates, labels and reports read."""
+    """The fields that are plain values or lists of texts, as text: what templates, labels and reports read."""
     texts: dict[str, str] = {}
     for name, value in fields.items():
         if isinstance(value, str):
             texts[name] = value
         elif isinstance(value, int | float):
             texts[name] = plain_text(value)
+        elif isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            # Further right answers; other lists and objects belong to the format of the row.
+            texts[name] = orjson.dumps(value).decode()
     return texts
 
 

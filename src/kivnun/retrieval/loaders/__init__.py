@@ -1,0 +1,1 @@
+"""Files of each kind become plain text with its blocks."""
