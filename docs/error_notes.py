@@ -15,6 +15,11 @@ from pathlib import Path
 
 import torch
 
+from kivnun.asking.kept import KeptAnswers
+from kivnun.asking.request import Reply
+from kivnun.assessment.judge import require_readable
+from kivnun.assessment.judge_prompts import read_verdict
+from kivnun.assessment.pairs import PairedAnswers, read_pairs, require_same_answers
 from kivnun.azure.job import write_job
 from kivnun.cli.recipe import init
 from kivnun.data.conversation import Conversation, Message
@@ -25,13 +30,15 @@ from kivnun.data.folder import read_dataset, write_dataset
 from kivnun.data.labels import collect_classes
 from kivnun.data.preflight import check_splits, require_no_errors
 from kivnun.data.prepare import PreparedData, tokenize_splits
-from kivnun.data.reading import read_conversations, read_data
+from kivnun.data.reading import ReadData, read_conversations, read_data
 from kivnun.data.sources import read_rows
 from kivnun.data.template import PromptTemplate
 from kivnun.data.tokens import TokenizedRow, make_table
+from kivnun.decide.freeze import freeze_rows, require_same
 from kivnun.enrichment.enrich import EnrichOptions, plan_questions
 from kivnun.errors import UserError
 from kivnun.evaluation.runner import EvalRow, score_classification
+from kivnun.evaluation.scoring import ScoredRow, Scoring, require_metrics, require_scorable
 from kivnun.evaluation.stage import eval_rows, require_answers_fit
 from kivnun.generation.adapter_list import unknown_adapter
 from kivnun.generation.agreement import ParityRow, compare_answers, require_parity
@@ -51,6 +58,9 @@ from kivnun.publishing import require_repo_id
 from kivnun.recipe import DataSection, EvaluationSection, NewModel, SplitSection, TrainingSection, load_recipe
 from kivnun.recipe.objectives import CustomObjective, DpoObjective
 from kivnun.recipe.optimization import OptimizationSection
+from kivnun.recipe.retrieval import RetrievalSection
+from kivnun.retrieval.embedders import open_embedder
+from kivnun.retrieval.index import build_index, open_index
 from kivnun.runs import find_run, open_run, verify_artifact, write_stage
 from kivnun.runs.atomic import disk_full_as_user_error
 from kivnun.search.loop import require_a_value
@@ -176,6 +186,58 @@ def _evaluation_label() -> None:
     Path("dataset").mkdir()
     write_dataset(_prepare(data), Path("dataset"))
     eval_rows(read_dataset(Path("dataset")), "train", EvaluationSection(task="classification", label="tone"))
+
+
+def _evaluation_invalid() -> None:
+    rows = [ScoredRow("", f"rows.jsonl:{line}", "Where?", (answer,), {}) for line, answer in ((1, "Haifa"), (2, " "))]
+    require_scorable(rows, Scoring("question_answering"))
+
+
+def _index(folder: str = "handbook-index", **changes: object) -> None:
+    _write("handbook/travel.md", "Travel is approved by the team's lead.\n")
+    settings = RetrievalSection.model_validate({"documents": "handbook", **changes})
+    build_index(settings, Path(folder), log=lambda _event, _fields: None)
+
+
+def _document_unreadable() -> None:
+    _write("scans/contract.pdf", "this is no PDF")
+    _index(documents="scans")
+
+
+def _index_differs() -> None:
+    _index()
+    _index(chunk_tokens=100)
+
+
+def _index_empty() -> None:
+    _index()
+    with open_index(Path("handbook-index")) as index:
+        index.store.delete_documents(list(index.store.documents()))
+        index.search("who approves travel?", 3)
+
+
+def _decide_data(test: str) -> ReadData:
+    rows = [{"phrase": f"phrase number {number}", "tone": "joy"} for number in range(20)]
+    test_rows = "".join(json.dumps({**row, "phrase": row["phrase"].replace("phrase", test)}) + "\n" for row in rows)
+    return read_data(_data(*rows, test=_write("data/test.jsonl", test_rows)), "supervised")
+
+
+def _decide_differs() -> None:
+    frozen = freeze_rows(_decide_data("sentence"), near=False)
+    Path("runs/tone-decide").mkdir(parents=True)
+    for seed in (0, 1):
+        require_same(Path("runs/tone-decide"), frozen, {"decide.seed": seed})
+
+
+def _rows_differ() -> None:
+    for name, row_id in (("a", "1"), ("b", "2")):
+        row = {"row_id": row_id, "where": f"test.jsonl:{row_id}", "prompt": "Where?", "references": ["Haifa"]}
+        _write(f"evaluations/{name}/rows.jsonl", json.dumps({**row, "answer": "Haifa"}) + "\n")
+    read_pairs(Path("evaluations/a"), Path("evaluations/b"))
+
+
+def _metric_invalid() -> None:
+    require_metrics(Scoring("generation", metrics=("blue",)))
 
 
 def _answer_too_long() -> None:
@@ -370,6 +432,11 @@ NOTES: dict[str, ErrorNote] = {
         "A relative path starts from the current folder; if there is nothing, from the recipe's folder.",
         lambda: read_rows("data/tome.jsonl"),
     ),
+    "decide-differs": ErrorNote(
+        "A folder of `kivnun decide` holds one comparison: the same rows, the same base model, the same training and "
+        "metric. Name another folder with `--out`. Arms, further models, limits and budgets may change.",
+        _decide_differs,
+    ),
     "dependency-missing": ErrorNote(
         "Kivnun installs without the packages that only some commands need. The hint is the command that installs them."
     ),
@@ -377,6 +444,16 @@ NOTES: dict[str, ErrorNote] = {
         "Free some space, or give a `--run-dir` on another disk. What was finished is kept, and nothing half-written "
         "stays behind.",
         _disk_full,
+    ),
+    "document-unreadable": ErrorNote(
+        "Every file is listed with what is wrong with it. One that can be read is enough: the others are then left "
+        "out, and said. A PDF of scanned pages has no text before it is recognised (OCR).",
+        _document_unreadable,
+    ),
+    "embedder-missing": ErrorNote(
+        "`none` searches by words and needs nothing. `builtin` is fetched once with `kivnun fetch minilm`; others are "
+        "named as [Search documents](../howto/retrieval.md) says.",
+        lambda: open_embedder("word2vec"),
     ),
     "endpoint-failed": ErrorNote(
         "The text says what the endpoint answered, without the key. Answers that came before are kept beside the "
@@ -390,6 +467,11 @@ NOTES: dict[str, ErrorNote] = {
     "estimate-failed": ErrorNote(
         "An estimate runs real training steps in a process of its own; the text is the last line that it said. "
         "`--no-measure` counts tokens, memory and prices without training."
+    ),
+    "evaluation-invalid": ErrorNote(
+        "Every row to evaluate on needs a right answer in the form of its task: JSON for an extraction, tests that the "
+        "right answer passes for code. Columns and files that the `evaluation` section names must be there.",
+        _evaluation_invalid,
     ),
     "evaluation-label": ErrorNote(
         "A classification compares the model's answer with a label column. The trained answer must therefore be the "
@@ -412,6 +494,25 @@ NOTES: dict[str, ErrorNote] = {
         "Nothing was written. Choose a format that holds what the rows have, or take it out of them; further columns "
         "are left out, and counted, with `--drop-extra`.",
         _format_loss,
+    ),
+    "index-differs": ErrorNote(
+        "Vectors of two embedders, or passages that were cut in two ways, cannot be searched together. The hint names "
+        "the command that makes the index again.",
+        _index_differs,
+    ),
+    "index-empty": ErrorNote(
+        "There is nothing to search: the documents have no text, or everything was removed from them.",
+        _index_empty,
+    ),
+    "index-missing": ErrorNote(
+        "Make the index with `kivnun index DOCUMENTS --out FOLDER`, or check the path.",
+        lambda: open_index(Path("handbook-index")),
+    ),
+    "judge-failed": ErrorNote(
+        "A judge must answer with the JSON object that it is asked for, or with a last line such as `VERDICT: 1`; "
+        "nothing is guessed from other words. Small models often cannot: take a larger one, or raise "
+        "`--max-new-tokens` where its answers were cut off. Answers are kept and not asked again.",
+        lambda: require_readable("small-model", [Reply("I like both.", "stop", 300, 4)], read_verdict, 400, 0.2),
     ),
     "label-unknown": ErrorNote(
         "A classifier has a class for each label of the training rows and can answer with no other. The objective "
@@ -441,6 +542,12 @@ NOTES: dict[str, ErrorNote] = {
         "Rows of conversations follow OpenAI's format: a list of turns, each with `role` and `content`, the last one "
         "the assistant's. An assistant's turn may have `weight: 0`, which keeps it from being trained.",
         _messages_invalid,
+    ),
+    "metric-invalid": ErrorNote(
+        "Name one of the metrics that are listed, or install a package with an entry point of the group "
+        "`kivnun.metrics`: a function of an answer, the right answers and the row's fields that returns a number from "
+        "0 to 1.",
+        _metric_invalid,
     ),
     "model-invalid": ErrorNote(
         "A model folder needs `config.json`, weights in `*.safetensors` and a tokenizer with an end-of-text token. "
@@ -506,12 +613,22 @@ NOTES: dict[str, ErrorNote] = {
         "empty; `--update` fills it. The token is read from HF_TOKEN or the hub's own login and never printed.",
         lambda: require_repo_id("my-model"),
     ),
+    "ratings-invalid": ErrorNote(
+        "A rating holds for the two answers that were shown. Where a model was evaluated again and answers "
+        "differently, compare the evaluations that were rated, or keep new ratings in another folder with `--out`.",
+        lambda: require_same_answers({"7": "0"}, PairedAnswers(("base", "tuned"), (), ()), "ratings-dana.jsonl"),
+    ),
     "recipe-invalid": ErrorNote(
         "All problems of the file are listed at once, each with its line. [The recipe](recipe.md) lists every field.",
         _recipe_invalid,
     ),
     "recipe-missing": ErrorNote(
         "Check the path, or write a first recipe with `kivnun recipe init`.", lambda: load_recipe(Path("tome.yaml"))
+    ),
+    "rows-differ": ErrorNote(
+        "A comparison is paired: both models must have answered the same rows. Evaluate both with the same `--data` or "
+        "`--recipe`, and the same template.",
+        _rows_differ,
     ),
     "run-folder-taken": ErrorNote(
         "A run writes and removes files in its folder, so it takes only a new one, an empty one, or its own.",
@@ -553,6 +670,11 @@ NOTES: dict[str, ErrorNote] = {
         "The text says which part of the recipe cannot be done, and the hint what to write instead.",
         lambda: score_classification("tuned", ["a"], ["a\nb"], ["a\nb"], seed=0, resamples=100),
     ),
+    "store-failed": ErrorNote(
+        "The text says what the database answered. A damaged index is made again from its documents with "
+        "`kivnun index ... --rebuild`; a server must be reached under the address that was given.",
+        lambda: KeptAnswers(Path(_write("answers.sqlite", "no database"))),
+    ),
     "target-modules": ErrorNote(
         "Layer names differ between model families. Choose from those in the hint, or write `all-linear`. The names of "
         "`method.modules` and `method.modules_to_save` are checked in the same way.",
@@ -561,5 +683,10 @@ NOTES: dict[str, ErrorNote] = {
     "template-field": ErrorNote(
         "The fields in braces are column names of the data file; the details list the columns that there are.",
         lambda: _prepare(_data(*ROWS, template="Text: {text}\nTone: {tone}")),
+    ),
+    "test-leaked": ErrorNote(
+        "What was trained on is known by heart, so that it tells nothing about new questions. Take the rows out of one "
+        "of the two files, or let `data.split` cut them, with `group_by` where several rows come from one document.",
+        lambda: freeze_rows(_decide_data("phrase"), near=False),
     ),
 }

@@ -44,7 +44,7 @@ CODES: dict[str, str] = {
     "index-missing": "An index does not exist, or a file or folder is none.",
     "judge-failed": "A judging model gives no verdicts that can be read.",
     "label-unknown": "A validation or test row has a label that no training row has.",
-    "limits-unmet": "No form of the model keeps the limits that the recipe sets for what is shipped.",
+    "limits-unmet": "No form of the model, or no measured strategy, keeps the limits that the recipe sets.",
     "logits-not-finite": "A model produced logits that are NaN or infinite.",
     "loss-not-finite": "The training loss or gradient became NaN or infinite.",
     "memory-full": "Memory ran out while training, or a process of a check was ended early, most likely for that.",

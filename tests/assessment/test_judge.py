@@ -213,7 +213,7 @@ def test_a_tie_in_one_order_is_a_tie(tmp_path: Path, answers: PairedAnswers) -> 
 
 def test_an_answer_that_cannot_be_read_is_counted_and_decides_nothing(tmp_path: Path, answers: PairedAnswers) -> None:
     def rule(first: str, second: str) -> str:
-        return "hm" if "plain 7" == first else likes_tuned(first, second)
+        return "hm" if first == "plain 7" else likes_tuned(first, second)
 
     judged = judge_pairs(Judge(rule), answers, tmp_path / "c", JudgeOptions(), log=quiet)
     verdict = judge_verdict(judged, {})
@@ -272,7 +272,7 @@ def test_an_interrupted_judge_goes_on_where_it_was(tmp_path: Path, answers: Pair
     judged = judge_pairs(again, answers, tmp_path / "c", JudgeOptions(), log=quiet)
     assert len(again.asked) == 32 - 7
     assert {id(request) for request in judge.asked}.isdisjoint(map(id, again.asked))
-    assert judged.num_kept >= 7
+    assert judged.num_kept == 7
     assert judge_pairs(Judge(lambda *_: ""), answers, tmp_path / "c", JudgeOptions(), log=quiet).rows == judged.rows
 
 
@@ -320,8 +320,23 @@ def test_a_damaged_file_of_verdicts_is_named(tmp_path: Path, answers: PairedAnsw
     judge_pairs(Judge(likes_tuned), answers, tmp_path, JudgeOptions(max_rows=1), log=quiet)
     (path,) = tmp_path.glob("judge-pairs-*.json")
     path.write_text(content)
-    with pytest.raises(UserError, match="judge-pairs-.*cannot be read"):
+    with pytest.raises(UserError, match=r"judge-pairs-.*cannot be read"):
         read_verdicts(tmp_path, answers)
+
+
+def test_a_judge_of_its_own_answers_is_told_of(tmp_path: Path) -> None:
+    first, second = write_two(tmp_path)
+    (second / "evaluation.json").write_text(json.dumps({"identity": "rule-1"}))
+    with pytest.raises(UserError, match="did not come to its end"):
+        read_pairs(first, second)
+    (second / "scores.json").write_text("{}")
+    answers = read_pairs(first, second)
+    judge_pairs(Judge(likes_tuned), answers, tmp_path / "c", JudgeOptions(), log=quiet)
+    judge_pairs(Judge(likes_tuned, identity="other"), answers, tmp_path / "c", JudgeOptions(), log=quiet)
+    verdicts = read_verdicts(tmp_path / "c", answers)
+    assert verdicts is not None
+    assert sorted(judge.judged.own for judge in verdicts.judges) == [(), ("tuned",)]
+    assert sum("it is tuned itself" in line for line in say_verdicts(verdicts)) == 1
 
 
 # People

@@ -14,7 +14,7 @@ COUNTS = {"train": 24, "validation": 12, "test": 20}
 
 def facts(seed: int = 5) -> dict[str, dict[str, str]]:
     """A code for every name, by split; names of no two rows are alike."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - planted rows
     names: dict[str, None] = {}
     while len(names) < sum(COUNTS.values()):
         names["".join(draw.sample(SYLLABLES, 4)).capitalize()] = None
@@ -41,7 +41,11 @@ def write_workshop(folder: Path, base: Path, *, documents: bool = True, **sectio
                 (folder / "documents" / f"{name}.md").write_text(f"{name} has the code {code}.\n", "utf-8")
     recipe: dict[str, Any] = {
         "base_model": str(base),
-        "data": {**{split: f"{split}.jsonl" for split in known}, "prompt_template": "{asked}", "answer_template": " {said}"},
+        "data": {
+            **{split: f"{split}.jsonl" for split in known},
+            "prompt_template": "{asked}",
+            "answer_template": " {said}",
+        },
         "method": {"kind": "full"},
         "training": {"max_steps": 2, "precision": "fp32", "compile": False},
         "evaluation": {"task": "generation", "max_new_tokens": 4, "resamples": 100},

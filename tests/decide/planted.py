@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 SYLLABLES = [a + b for a in "b d f g k l m n p r s t v z".split() for b in "a e i o u".split()]
-SIZES = {"train": 240, "validation": 40, "test": 60}
+SIZES = {"train": 240, "validation": 40, "test": 80}
 
 
 def invented_names(count: int, seed: int) -> list[str]:
@@ -54,7 +54,7 @@ def write_recipe(folder: Path, base: Path, **sections: Any) -> Path:
         "method": {"kind": "full"},
         "training": {"epochs": 4, "learning_rate": 5e-4, "batch_tokens": 1024},
         "evaluation": {"task": "generation", "max_new_tokens": 12},
-        "retrieval": {"documents": "documents", "k": 2},
+        "retrieval": {"documents": "documents", "k": 1},
         "decide": {"learning_curve": [0.5], "timed_requests": 5, "shots": [2], "freshness_documents": 3},
     }
     for name, values in sections.items():

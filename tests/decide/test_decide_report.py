@@ -121,7 +121,9 @@ def test_the_line_of_the_best_joins_those_that_no_arm_beats_in_both() -> None:
     def dot(name: str, score: float, cost: float) -> Dot:
         return Dot(name, Estimate(score, score - 0.05, score + 0.05, ""), cost=cost)
 
-    drawn = draw_pareto([dot("a", 0.5, 1), dot("b", 0.4, 2), dot("c", 0.7, 3)], "cost", str, width=400)
+    drawn = draw_pareto(
+        [dot("a", 0.5, 1), dot("as good", 0.5, 2), dot("c", 0.7, 3), dot("worse", 0.6, 3)], "cost", str, width=400
+    )
     assert drawn is not None
     (places,) = re.findall(r'class="front" points="([^"]*)"', drawn)
     assert len(places.split()) == 2

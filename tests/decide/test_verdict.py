@@ -55,6 +55,17 @@ def test_a_gain_that_is_large_but_not_shown_is_undecided_and_says_the_rows() -> 
     assert f"{needed - 40:,} more test rows" in decision.sentence
 
 
+def test_the_rows_settle_every_arm_that_is_open() -> None:
+    prompt, near, far = scores(50, 100), scores(50, 100), [*scores(45, 50), *scores(15, 50)]
+    decision = decide_between(
+        [arm("prompt", prompt), arm("rag", far), arm("tuned", near)], DecideSection(max_regret=0.031)
+    )
+    each = [rows_to_settle(gain_over(other, prompt), DecideSection(max_regret=0.031)) for other in (near, far)]
+    assert None not in each
+    assert each[0] != each[1]
+    assert decision.rows_needed == max(filter(None, each))
+
+
 def test_a_gain_that_is_shown_but_small_is_not_paid_for() -> None:
     rows = 2000
     decision = decide_between([arm("prompt", scores(1000, rows)), arm("tuned", scores(1040, rows))], DecideSection())
@@ -172,6 +183,11 @@ def test_arms_that_were_not_run_and_diagnostics_are_named_and_never_chosen() -> 
 def test_nothing_measured_is_no_verdict() -> None:
     decision = decide_between([Arm("prompt", "prompt", "m", "not run", "no model")], DecideSection())
     assert (decision.chosen, decision.order) == ("", ())
+
+
+def test_arms_that_are_never_right_are_not_recommended() -> None:
+    decision = decide_between([arm("prompt", scores(0)), arm("tuned", scores(0))], DecideSection())
+    assert decision.sentence.startswith("No arm gets anything right")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from kivnun.generation.adapter_list import has_adapters
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned
 from kivnun.models.load import load_model, load_tokenizer, move_model
-from kivnun.models.resolve import BUNDLED, resolve_model
+from kivnun.models.resolve import bundled_folder, resolve_model
 from kivnun.optimization.adapter_sources import CHAT_TEMPLATE_NAME, read_stop_ids
 from kivnun.optimization.engines import is_form, open_form
 from kivnun.runs import content_hash, find_run, hash_file
@@ -81,7 +81,7 @@ def find_named_run(name: str) -> Path | None:
     Args:
         name: As a user gives it.
     """
-    if name == BUNDLED and not Path(name).is_dir():
+    if bundled_folder(name) is not None and not Path(name).is_dir():
         return None
     if any(is_run(folder) for folder in (Path(name), RUNS_FOLDER / name)):
         return find_run(name)

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -215,10 +215,10 @@ def measure_likelihood(likelihoods: Sequence[Likelihood | None], scoring: Scorin
     options = {"seed": scoring.seed, "resamples": scoring.resamples}
     nll = [each.nll for each in found]
     by_byte = perplexity(nll, [each.num_bytes for each in found], **options)
-    bits = (math.log2(value) for value in (by_byte.value, by_byte.low, by_byte.high))
+    value, low, high = (math.log2(each) for each in (by_byte.value, by_byte.low, by_byte.high))
     return {
         "perplexity": perplexity(nll, [each.num_tokens for each in found], **options),
-        "bits_per_byte": Estimate(*bits, by_byte.method),
+        "bits_per_byte": Estimate(value, low, high, by_byte.method),
     }
 
 
@@ -234,8 +234,7 @@ def limit_rows(questions: Questions, limit: int | None, *, seed: int) -> Questio
     if limit is None or limit >= total:
         return questions
     order = np.random.Generator(np.random.PCG64(seed)).permutation(total)
-    left = questions.without(order[limit:].tolist(), "not drawn")
-    return replace(left, notes=(*left.notes, f"{limit:,} of {total:,} rows are evaluated, drawn by the seed {seed}"))
+    return questions.without(order[limit:].tolist(), f"not among the {limit:,} that the seed {seed} drew")
 
 
 def default_folder(spec: str, source: str) -> Path:

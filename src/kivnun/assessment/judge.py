@@ -99,6 +99,7 @@ class JudgedPairs:
         identity: What its answers depend on.
         criteria: What better meant.
         rows: What it said, in the order in which it was asked.
+        own: Names of the compared models that are the judge itself, whose answers it may favour.
         num_kept: Answers that were kept from earlier.
     """
 
@@ -107,6 +108,7 @@ class JudgedPairs:
     identity: str
     criteria: str
     rows: tuple[JudgedRow, ...]
+    own: tuple[str, ...] = ()
     num_kept: int = 0
 
     @property
@@ -140,6 +142,7 @@ class JudgedPairs:
             "identity": self.identity,
             "criteria": self.criteria,
             "prompt_version": PROMPT_VERSION,
+            "own": list(self.own),
             "rows": rows,
         }
 
@@ -178,7 +181,9 @@ def judge_pairs(
         for pair, first, second in zip(pairs, read[::2], read[1::2], strict=True)
     )
     num_kept = sum(reply.is_kept for reply in replies)
-    judged = JudgedPairs(model.name, model.place, model.identity, options.criteria, rows, num_kept)
+    named = zip(answers.names, answers.identities, strict=True)
+    own = tuple(name for name, identity in named if identity == model.identity)
+    judged = JudgedPairs(model.name, model.place, model.identity, options.criteria, rows, own, num_kept)
     write_atomic(folder / _file_name(model, options), json.dumps(judged.to_json(), ensure_ascii=True, indent=1) + "\n")
     return judged
 
@@ -305,13 +310,14 @@ def _read_judged(path: Path) -> JudgedPairs:
             for row in value["rows"]
         )
         names = [str(value[name]) for name in ("model", "place", "identity", "criteria")]
+        own = tuple(map(str, value["own"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "ratings-invalid",
             f"{path} cannot be read: {error!r}",
             hint="remove it and judge again; answers that are kept are not asked again",
         ) from error
-    return JudgedPairs(names[0], names[1], names[2], names[3], rows)
+    return JudgedPairs(names[0], names[1], names[2], names[3], rows, own)
 
 
 def _known(value: object) -> Outcome | None:
@@ -342,21 +348,39 @@ def _ask(
     read: Callable[[str], object],
 ) -> list[Reply]:
     """All replies; the first few are looked at before the rest is asked."""
+    replies: list[Reply] = []
 
     def log_all(event: str, fields: Mapping[str, object]) -> None:
         # The first few are a part of the whole, not a round of their own.
-        log(event, {**fields, "num_requests": len(requests)} if event == "asked" else fields)
+        whole = {"done": before + int(str(fields["done"])), "num_requests": len(requests)} if event == "asked" else {}
+        log(event, {**fields, **whole})
 
     with KeptAnswers(folder / ANSWERS_FILE) as kept:
-        for number, most in ((TRIAL_REQUESTS, MAX_UNREAD_AT_FIRST), (len(requests), MAX_UNREAD_SHARE)):
-            replies = ask_all(model, requests[:number], max_new_tokens=options.max_new_tokens, kept=kept, log=log_all)
-            _require_readable(model.name, replies, read, options.max_new_tokens, most)
+        for part, most in (
+            (requests[:TRIAL_REQUESTS], MAX_UNREAD_AT_FIRST),
+            (requests[TRIAL_REQUESTS:], MAX_UNREAD_SHARE),
+        ):
+            before = len(replies)
+            replies += ask_all(model, part, max_new_tokens=options.max_new_tokens, kept=kept, log=log_all)
+            require_readable(model.name, replies, read, options.max_new_tokens, most)
     return replies
 
 
-def _require_readable(
+def require_readable(
     name: str, replies: Sequence[Reply], read: Callable[[str], object], max_new_tokens: int, most: float
 ) -> None:
+    """Refuse a judge too many of whose answers hold no verdict.
+
+    Args:
+        name: The judge's.
+        replies: Its answers.
+        read: Finds the verdict in a text; gives None where there is none.
+        max_new_tokens: Longest answer that it was allowed.
+        most: Share of the answers that may be unreadable.
+
+    Raises:
+        UserError: `judge-failed`.
+    """
     bad = [reply for reply in replies if read(reply.text) is None]
     if len(bad) <= most * len(replies):
         return

@@ -65,12 +65,10 @@ def read_choices(path: Path, pairs: PairedAnswers) -> dict[str, Outcome]:
     }
     known: dict[str, Outcome] = {row_id: choice for row_id, choice in choices.items() if choice is not None}
     _refuse(path, choices.keys() - known.keys(), "a choice that is none of a, b, tie, both_good and both_bad")
-    # Rows that both models answered alike are ties already, and no judge is asked about them.
     different = {pair.row_id for pair in pairs.different}
-    found: dict[str, Outcome] = {row_id: choice for row_id, choice in known.items() if row_id in different}
-    if not found:
-        _refuse(path, known.keys(), "a row_id that no pair of different answers has")
-    return found
+    _refuse(path, known.keys() - different - {*pairs.same}, "a row_id that the evaluations do not have")
+    # Rows that both models answered alike are no question, so that no judge is asked about them.
+    return {row_id: choice for row_id, choice in known.items() if row_id in different}
 
 
 def read_scores(path: Path, row_ids: Collection[str]) -> dict[str, int]:

@@ -9,7 +9,8 @@ from typing import Literal, TypeVar
 
 from kivnun.errors import UserError
 
-ROWS_FILE = "rows.jsonl"
+# Read here without `folder.py`, which loads what evaluates models: people wait for the first pair.
+ABOUT_FILE, ROWS_FILE, SCORES_FILE = "evaluation.json", "rows.jsonl", "scores.json"
 MAX_DETAILS = 5
 
 Side = Literal["a", "b"]
@@ -53,12 +54,19 @@ class PairedAnswers:
     Attributes:
         names: What the two are called.
         different: Rows with two answers to choose from, in the order of the rows.
-        num_same: Rows on which both answered alike; nobody is asked about them.
+        same: Identities of the rows on which both answered alike; nobody is asked about them.
+        identities: What the two models' answers depend on; None where the evaluation does not say it.
     """
 
     names: tuple[str, str]
     different: tuple[AnswerPair, ...]
-    num_same: int
+    same: tuple[str, ...]
+    identities: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def num_same(self) -> int:
+        """How many rows both answered alike."""
+        return len(self.same)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,16 @@ def read_pairs(a: Path, b: Path) -> PairedAnswers:
         AnswerPair(row.row_id, row.where, row.prompt, row.references, row.answer, by_id[row.row_id]) for row in first
     ]
     different = tuple(pair for pair in pairs if not pair.is_same)
-    return PairedAnswers(names, different, len(pairs) - len(different))
+    same = tuple(pair.row_id for pair in pairs if pair.is_same)
+    return PairedAnswers(names, different, same, (_read_identity(a), _read_identity(b)))
+
+
+def _read_identity(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / ABOUT_FILE).read_bytes())["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # Rows that other programs wrote come without it, and can be judged all the same.
+        return None
 
 
 def read_answers(folder: Path) -> tuple[AnsweredRow, ...]:
@@ -143,6 +160,12 @@ def read_answers(folder: Path) -> tuple[AnsweredRow, ...]:
         UserError: `evaluation-invalid`.
     """
     path = folder / ROWS_FILE
+    if (folder / ABOUT_FILE).is_file() and not (folder / SCORES_FILE).is_file():
+        raise UserError(
+            "evaluation-invalid",
+            f"the evaluation in {folder} did not come to its end",
+            hint="give its `kivnun evaluate` command again; it goes on from where it was",
+        )
     hint = f"evaluate first: kivnun evaluate writes {ROWS_FILE} into the folder of an evaluation"
     try:
         lines = path.read_text("utf-8").splitlines() if path.is_file() else None

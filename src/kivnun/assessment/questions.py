@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 import orjson
+from pydantic import ValidationError
 
 from kivnun.asking.rows import section_of
 from kivnun.data.conversation import Conversation, Message
@@ -19,11 +21,13 @@ from kivnun.evaluation.metrics import collect_labels, normalize_text
 from kivnun.evaluation.scoring import ScoredRow, read_references
 from kivnun.inputs import find_inputs
 from kivnun.recipe.load import LoadedRecipe
-from kivnun.recipe.schema import DataSection, EvaluationSection, Recipe
+from kivnun.recipe.schema import DataSection, EvaluationSection
+from kivnun.recipe.values import Section
 from kivnun.runs import read_lock
 
 THE_ANSWER = "(the answer)"
 """Stands for the label's column where a row's answer is the label, whatever its column."""
+SectionType = TypeVar("SectionType", bound=Section)
 NOT_ASKED = ("text", "contrastive", "embedding")
 
 
@@ -113,7 +117,7 @@ def read_recipe_rows(loaded: LoadedRecipe) -> Questions:
         UserError: `split-too-small` where it keeps none; whatever is wrong with its files.
     """
     inputs = find_inputs(loaded)
-    questions = _test_rows(inputs.recipe, str(loaded.path))
+    questions = _test_rows(inputs.recipe.data, inputs.recipe.training.objective.kind, str(loaded.path))
     return replace(questions, hashes=dict(inputs.hashes))
 
 
@@ -137,8 +141,10 @@ def read_run_rows(run_dir: Path) -> Questions:
         rows = tuple(_stored_row(row.fields, row.prompt, row.answer, row.where) for row in stored)
         return Questions(rows, template, str(run_dir), labels)
     # What stands there of a chat is a text for people; its turns stand in the files that it was made from.
-    recipe = Recipe.model_validate(read_lock(run_dir).recipe)
-    questions = _test_rows(recipe, str(run_dir))
+    recipe = read_lock(run_dir).recipe
+    section = read_part(DataSection, recipe.get("data"), run_dir)
+    objective = cast("Mapping[str, Mapping[str, str]]", recipe["training"])["objective"]
+    questions = _test_rows(section, str(cast("Mapping[str, str]", objective)["kind"]), str(run_dir))
     if sorted(row.content_hash for row in questions.conversations) != sorted(row.id for row in stored):
         raise UserError(
             "evaluation-invalid",
@@ -183,15 +189,35 @@ def shown_prompt(conversation: Conversation, template: PromptTemplate) -> str:
     return "\n".join(conversation.fields[name] for name in names) if names else write_prompt(conversation)
 
 
-def _test_rows(recipe: Recipe, source: str) -> Questions:
-    objective = recipe.training.objective.kind
+def read_part(section: type[SectionType], value: object, run_dir: Path) -> SectionType:
+    """A section of a run's recipe; the others may be of an older form.
+
+    Args:
+        section: Which one.
+        value: What the run's lock says.
+        run_dir: The run.
+
+    Raises:
+        UserError: `evaluation-invalid` where this one is of an older form.
+    """
+    try:
+        return section.model_validate(value)
+    except ValidationError as error:
+        raise UserError(
+            "evaluation-invalid",
+            f"the recipe of {run_dir} is of an older form: {error.errors()[0]['msg'].lower()}",
+            hint="name the rows with --data and what is measured with --task",
+        ) from error
+
+
+def _test_rows(data: DataSection, objective: str, source: str) -> Questions:
     if objective in NOT_ASKED:
         raise UserError(
             "stage-unsupported",
             f"{source}: rows of the objective {objective} ask for no answer in words",
             hint="name rows with questions and answers",
         )
-    read = read_data(recipe.data, objective)
+    read = read_data(data, objective)
     rows = tuple(read.splits["test"])
     if not rows:
         raise UserError(

@@ -96,6 +96,8 @@ def say_judge(judge: JudgeVerdict) -> list[str]:
             f"on {position['first']:,}, the second on {position['second']:,}; once a tie on {position['one_tie']:,}; "
             "where the orders differ, a tie is counted"
         )
+    own = map(isolate, judge.judged.own)
+    lines += [f"  it is {each} itself, and models tend to favour their own answers" for each in own]
     if judge.judged.num_unread:
         lines.append(f"  on {say_rows(judge.judged.num_unread)} its answer could not be read; they are not counted")
     return lines

@@ -168,6 +168,7 @@ class JudgeVerdict:
             "model": self.judged.model,
             "place": self.judged.place,
             "criteria": self.judged.criteria,
+            "own": list(self.judged.own),
             "tally": self.tally.to_json(),
             "num_unread": self.judged.num_unread,
             "position": self.judged.position,

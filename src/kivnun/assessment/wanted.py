@@ -13,13 +13,14 @@ from kivnun.assessment.questions import (
     Questions,
     file_section,
     read_file,
+    read_part,
     read_recipe_rows,
     read_run_rows,
 )
 from kivnun.data.reading import find_files
 from kivnun.errors import UserError
 from kivnun.recipe.load import load_recipe
-from kivnun.recipe.schema import EvaluationSection, Recipe
+from kivnun.recipe.schema import EvaluationSection
 from kivnun.runs import hash_file, read_lock
 
 
@@ -36,6 +37,7 @@ class Wanted:
         limit: Most rows.
         out: Where to.
         leave_out_leaked: Whether rows that a run was trained on are left out.
+        written_as: Run whose template the rows of a file have, where several models are compared; None for the own one.
     """
 
     data: str | None = None
@@ -46,6 +48,7 @@ class Wanted:
     limit: int | None = None
     out: Path | None = None
     leave_out_leaked: bool = False
+    written_as: Path | None = None
 
 
 def plan_wanted(spec: str, wanted: Wanted) -> Plan:
@@ -86,11 +89,12 @@ def find_questions(spec: str, wanted: Wanted, run_dir: Path | None) -> tuple[Que
         UserError: As for `plan_wanted`.
     """
     if wanted.data is not None:
-        section = file_section(wanted.data, run_dir, wanted.templates)
+        written_as = wanted.written_as or run_dir
+        section = file_section(wanted.data, written_as, wanted.templates)
         questions = read_file(section, wanted.data)
         paths = [path for part in find_files(section).files.values() for file in part for path in [file.path]]
         questions = replace(questions, hashes={str(path): hash_file(path) for path in paths})
-        return questions, None if run_dir is None else _run_section(run_dir)
+        return questions, None if written_as is None else _run_section(written_as)
     if wanted.templates:
         raise UserError(
             "evaluation-invalid",
@@ -147,4 +151,5 @@ def merge_section(base: EvaluationSection | None, given: Mapping[str, object]) -
 
 
 def _run_section(run_dir: Path) -> EvaluationSection | None:
-    return Recipe.model_validate(read_lock(run_dir).recipe).evaluation
+    value = read_lock(run_dir).recipe.get("evaluation")
+    return None if value is None else read_part(EvaluationSection, value, run_dir)

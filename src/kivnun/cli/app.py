@@ -10,11 +10,16 @@ from kivnun.cli import (
     auto_opt,
     chat,
     check,
+    compare,
     convert,
+    decide,
     embed,
     enrich,
     estimate,
+    evaluate,
+    fetch,
     finetune,
+    index,
     judge,
     olive_verbs,
     optimize,
@@ -50,12 +55,17 @@ app.add_typer(runs.app, name="runs")
 app.command()(run.run)
 app.command()(watch.watch)
 app.command()(search.search)
+app.command()(index.index)
+app.command()(fetch.fetch)
+app.command()(decide.decide)
 app.command()(check.check)
 app.command()(convert.convert)
 app.command()(split.split)
 app.command()(preview.preview)
 app.command()(estimate.estimate)
 app.command()(enrich.enrich)
+app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 app.command()(judge.judge)
 app.command()(rate.rate)
 app.command()(chat.generate)

@@ -10,7 +10,7 @@ from rich.text import Text
 from kivnun.cli.output import tell
 from kivnun.cli.runs_table import COLUMN_GAP, open_console
 from kivnun.data.visible import isolate, make_visible
-from kivnun.decide.report_parts import Cell, arm_cells
+from kivnun.decide.report_parts import Cell, arm_cells, say_load
 from kivnun.decide.results import Arm, Strategies
 from kivnun.evaluation.wording import say_metric_name, say_points
 
@@ -41,6 +41,7 @@ def _lines(strategies: Strategies) -> list[str]:
         for each in strategies.forgetting
     ]
     lines += [f"note: {note}" for note in strategies.notes]
+    lines += [load] if (load := say_load(strategies)) else []
     lines += [strategies.power] if strategies.power else []
     if strategies.looks > 1:
         lines.append(f"these test rows have been looked at by {strategies.looks} comparisons; fresh rows are safer")

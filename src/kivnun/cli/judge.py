@@ -65,7 +65,7 @@ def _compare(
     from kivnun.assessment.ratings import read_all_ratings
     from kivnun.assessment.verdicts import Verdicts, judge_verdict, keep_names, majority, require_current
     from kivnun.cli.output import tell, to_json
-    from kivnun.cli.rate import print_verdicts
+    from kivnun.cli.rate import print_verdicts, tell_rows
 
     out, dry_run, as_json = wishes
     folder = out or comparison_folder(first, second)
@@ -78,6 +78,7 @@ def _compare(
         _show_plan(pair_requests(chosen, options.criteria), as_json=as_json)
         return
     keep_names(folder, answers)
+    tell_rows(len(chosen), answers.num_same, options.max_rows)
     judged = _ask(model, lambda asked, log: judge_pairs(asked, answers, folder, options, log=log))
     verdict = judge_verdict(judged, people)
     if as_json:
@@ -100,6 +101,7 @@ def _score(
     from kivnun.assessment.labels import read_scores, score_agreement
     from kivnun.assessment.pairs import chosen_rows, read_answers
     from kivnun.cli.output import tell, to_json
+    from kivnun.cli.rate import tell_rows
 
     out, dry_run, as_json = wishes
     rows = read_answers(folder)
@@ -108,6 +110,7 @@ def _score(
     if dry_run or model is None:
         _show_plan(score_requests(chosen, options.criteria), as_json=as_json)
         return
+    tell_rows(len(chosen), 0, options.max_rows)
     kept_in = out or folder
     scored = _ask(model, lambda asked, log: score_answers(asked, chosen, kept_in, options, log=log))
     agreement = score_agreement(people, scored.read)
@@ -158,8 +161,5 @@ def _show_plan(requests: "list[Request]", *, as_json: bool) -> None:
 
 def _print_scores(scored: "ScoredAnswers", agreement: "ScoreAgreement | None") -> None:
     from kivnun.assessment.verdict_words import say_scores
-    from kivnun.cli.summary import open_console
 
-    console = open_console()
-    for line in say_scores(scored, agreement):
-        console.print(line, markup=False, soft_wrap=True)
+    sys.stdout.write("\n".join(say_scores(scored, agreement)) + "\n")

@@ -1,8 +1,10 @@
 """`kivnun rate`: people say which of two models answers better, without knowing whose answer is whose."""
 
+import codecs
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +13,11 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kivnun.assessment.pairs import AnswerPair, PairedAnswers
+    from kivnun.assessment.pairs import AnswerPair
     from kivnun.assessment.verdicts import Verdicts
 
 CHUNK_BYTES = 64
+PIPE_WIDTH = 120
 ESCAPE = b"\x1b"
 
 
@@ -44,7 +47,7 @@ def rate(
     require_current(folder, answers)
     keep_names(folder, answers)
     chosen = chosen_rows(answers.different, rows, seed=seed)
-    _tell_plan(answers, chosen, rows)
+    tell_rows(len(chosen), answers.num_same, rows)
     if page:
         _serve(folder, chosen, seed, port)
     else:
@@ -57,13 +60,20 @@ def rate(
     tell(f"kept in {folder}" if verdicts is not None else "nothing is rated")
 
 
-def _tell_plan(answers: "PairedAnswers", chosen: "tuple[AnswerPair, ...]", wanted: int | None) -> None:
+def tell_rows(num_chosen: int, num_same: int, wanted: int | None) -> None:
+    """Say which rows are not asked, and where fewer are there than were asked for.
+
+    Args:
+        num_chosen: Rows that are asked.
+        num_same: Rows with the same answer from both.
+        wanted: Rows that were asked for.
+    """
     from kivnun.cli.output import tell
 
-    if wanted is not None and wanted > len(chosen):
-        tell(f"{wanted:,} rows are asked for, and {len(chosen):,} have two different answers")
-    if answers.num_same:
-        tell(f"{answers.num_same:,} rows have the same answer from both and are not asked")
+    if wanted is not None and wanted > num_chosen:
+        tell(f"{wanted:,} rows are asked for, and there are {num_chosen:,} to ask about")
+    if num_same:
+        tell(f"{num_same:,} rows have the same answer from both and are not asked")
 
 
 def _ask(folder: Path, chosen: "tuple[AnswerPair, ...]", rater: str | None, seed: int) -> None:
@@ -79,18 +89,23 @@ def _ask(folder: Path, chosen: "tuple[AnswerPair, ...]", rater: str | None, seed
 
     with RatingSession(folder, rater or getpass.getuser(), chosen, seed=seed) as session:
         try:
-            rate_by_keys(session, read_keys(), show)
+            with open_keys() as keys:
+                rate_by_keys(session, keys, show)
         except KeyboardInterrupt:
             done, total = session.progress
             tell(f"interrupted; {done:,} of {total:,} are kept, and the same command goes on from there")
             raise
 
 
-def read_keys() -> Iterator[str]:
-    """Keys as they are pressed; where standard input is no terminal, its characters."""
+@contextmanager
+def open_keys() -> Generator[Iterator[str]]:
+    """Keys as they are pressed; where standard input is no terminal, its characters.
+
+    The terminal gives single keys from here on, and not only once the first one is read: a key that is pressed as soon
+    as a row is shown must count.
+    """
     if not sys.stdin.isatty():
-        for line in sys.stdin:
-            yield from line.strip()
+        yield (key for line in sys.stdin for key in line.strip())
         return
     import termios
     import tty
@@ -99,11 +114,17 @@ def read_keys() -> Iterator[str]:
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
-        while data := os.read(descriptor, CHUNK_BYTES):
-            # Arrows and the like come as one sequence, whose letters are no keys of their own.
-            yield from [data.decode("utf-8", "replace")] if data.startswith(ESCAPE) else data.decode("utf-8", "replace")
+        yield _read_keys(descriptor)
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _read_keys(descriptor: int) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while data := os.read(descriptor, CHUNK_BYTES):
+        keys = decoder.decode(data)
+        # Arrows and the like come as one sequence, whose letters are no keys of their own.
+        yield from [keys] if data.startswith(ESCAPE) else keys
 
 
 def _serve(folder: Path, chosen: "tuple[AnswerPair, ...]", seed: int, port: int | None) -> None:
@@ -113,7 +134,11 @@ def _serve(folder: Path, chosen: "tuple[AnswerPair, ...]", seed: int, port: int 
     def show(rater: str, done: int, total: int) -> None:
         tell(f"{rater}: {done:,} of {total:,}")
 
-    with RatingServer(folder, chosen, seed=seed, show=show, port=port or 0) as server:
+    try:
+        opened = RatingServer(folder, chosen, seed=seed, show=show, port=port or 0)
+    except OSError as error:
+        raise typer.BadParameter(f"--port {port} cannot be used: {(error.strerror or str(error)).lower()}") from error
+    with opened as server:
         tell(f"open {server.address}")
         tell("whoever has this address on this machine can rate, under a name of their own; Ctrl-C ends")
         try:
@@ -128,10 +153,13 @@ def print_verdicts(verdicts: "Verdicts") -> None:
     Args:
         verdicts: The verdicts.
     """
-    from kivnun.assessment.verdict_words import say_verdicts
-    from kivnun.cli.summary import open_console
+    from rich.console import Console
 
-    console = open_console()
+    from kivnun.assessment.verdict_words import say_verdicts
+
+    # Not that of the summary of a run, which loads all that makes models: people wait for this one.
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
     console.print(_table(verdicts))
     for line in say_verdicts(verdicts):
         console.print(line, markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from kivnun.data.files.read import ReadOptions, stream_rows
 from kivnun.data.findings import CHECKS, Finding, RowError
 from kivnun.data.formats import detect_format
 from kivnun.data.formats.base import Format
+from kivnun.data.formats.fields import is_text_list, json_text
 from kivnun.data.grouping import asked_text, count_common, group_rows, opening
 from kivnun.data.pairs import PREFERENCE_KINDS
 from kivnun.data.row_ranges import LEFT_OUT, take_ranges
@@ -383,6 +384,8 @@ def read_fields(
         value = row.fields.get(name)
         if isinstance(value, str | int | float):
             fields[name] = str(value).lower() if isinstance(value, bool) else str(value)
+        elif name not in needed and is_text_list(value):
+            fields[name] = json_text(value)
         names = value_names.get(name)
         if name in needed and not fields.get(name, "").strip():
             problems.append(f"{row.where}: field {name!r} {_describe(row, name)}")

@@ -1,10 +1,9 @@
 """Which arms there are, from the cheapest to the dearest, and which of them cannot be run, with the reason."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kivnun.recipe.decide import ARMS, DecideSection
-from kivnun.recipe.schema import NewModel, Recipe
+from kivnun.recipe.schema import Recipe
 
 TRAINED = ("tuned", "rag_tuned")
 RETRIEVING = ("rag", "rag_tuned")
@@ -13,8 +12,7 @@ SHOWING = ("few_shot", "few_shot_nearest")
 """Ways that show examples."""
 CLOSED_BOOK, ORACLE = "closed_book", "oracle"
 ENDPOINTS = ("openai:", "anthropic:")
-WRITING_OBJECTIVES = ("supervised", "dpo", "orpo", "kto", "custom")
-"""Objectives that train a model which writes its answers, as every other arm does."""
+NO_DOCUMENTS = "the recipe has no `retrieval` section"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def plan_arms(recipe: Recipe, settings: DecideSection) -> list[PlannedArm]:
         recipe: The recipe.
         settings: Its `decide` section.
     """
-    spec = recipe.base_model if isinstance(recipe.base_model, str) else "new"
+    spec = base_spec(recipe)
     planned: list[PlannedArm] = []
     for strategy in ARMS:
         why_not = "not asked for in decide.arms" if strategy not in settings.arms else _why_not(strategy, recipe)
@@ -62,9 +60,13 @@ def plan_arms(recipe: Recipe, settings: DecideSection) -> list[PlannedArm]:
 
 def plan_diagnostics(recipe: Recipe) -> list[PlannedArm]:
     """What tells knowledge, behaviour and retrieval apart; both need documents, and neither can be chosen."""
-    spec = recipe.base_model if isinstance(recipe.base_model, str) else "new"
-    why_not = _why_no_base(recipe) or ("" if recipe.retrieval else "the recipe has no `retrieval` section")
-    return [PlannedArm(name, name, spec, why_not) for name in (CLOSED_BOOK, ORACLE)]
+    why_not = "" if recipe.retrieval else NO_DOCUMENTS
+    return [PlannedArm(name, name, base_spec(recipe), why_not) for name in (CLOSED_BOOK, ORACLE)]
+
+
+def base_spec(recipe: Recipe) -> str:
+    """The base model's name; a recipe with a `decide` section has no other kind."""
+    return str(recipe.base_model)
 
 
 def is_endpoint(spec: str) -> bool:
@@ -72,33 +74,12 @@ def is_endpoint(spec: str) -> bool:
     return spec.startswith(ENDPOINTS)
 
 
-def in_order(arms: Sequence[PlannedArm]) -> list[PlannedArm]:
-    """Those that are to be run."""
-    return [arm for arm in arms if not arm.why_not]
-
-
 def _why_not(strategy: str, recipe: Recipe) -> str:
-    if strategy == "rag_tuned":
-        return _why_no_training(recipe) or _why_no_base(recipe) or _why_no_documents(strategy, recipe)
-    if strategy == "tuned":
-        return _why_no_training(recipe)
-    return _why_no_base(recipe) or _why_no_documents(strategy, recipe)
+    spec = base_spec(recipe)
+    if strategy in TRAINED and is_endpoint(spec):
+        return f"{spec.partition('?')[0]} answers behind an address: it is not trained here"
+    return _why_no_documents(strategy, recipe)
 
 
 def _why_no_documents(strategy: str, recipe: Recipe) -> str:
-    return "the recipe has no `retrieval` section" if strategy in RETRIEVING and recipe.retrieval is None else ""
-
-
-def _why_no_base(recipe: Recipe) -> str:
-    is_new = isinstance(recipe.base_model, NewModel)
-    return "base_model is made anew, so that it knows nothing before its training" if is_new else ""
-
-
-def _why_no_training(recipe: Recipe) -> str:
-    spec = recipe.base_model
-    if isinstance(spec, str) and is_endpoint(spec):
-        return f"{spec.partition('?')[0]} answers behind an address: it is not trained here"
-    kind = recipe.training.objective.kind
-    if kind not in WRITING_OBJECTIVES:
-        return f"training.objective {kind} trains a model that writes no answers"
-    return ""
+    return NO_DOCUMENTS if strategy in RETRIEVING and recipe.retrieval is None else ""

@@ -69,7 +69,7 @@ class Budget:
             self._write()
 
     def _write(self) -> None:
-        values = {"seconds": round(self.used_seconds, 3), "payments": self.payments}
+        values = {"seconds": round(self.used_seconds, 6), "payments": self.payments}
         write_atomic(self.folder / SPENT_NAME, json.dumps(values, indent=1) + "\n")
 
     @contextmanager

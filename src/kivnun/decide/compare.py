@@ -20,7 +20,18 @@ from pathlib import Path
 
 from kivnun.asking.kept import KeptAnswers
 from kivnun.asking.request import Log
-from kivnun.decide.arms import CLOSED_BOOK, ORACLE, TRAINED, PlannedArm, plan_arms, plan_diagnostics
+from kivnun.data.encode import Encoder
+from kivnun.data.sources import first_problems
+from kivnun.decide.arms import (
+    CLOSED_BOOK,
+    ORACLE,
+    TRAINED,
+    PlannedArm,
+    base_spec,
+    is_endpoint,
+    plan_arms,
+    plan_diagnostics,
+)
 from kivnun.decide.context import ANSWERS_NAME, Context, located, open_context
 from kivnun.decide.costs import cost_of, price_notes, with_break_even
 from kivnun.decide.diagnostics import find_flips, measure_gaps
@@ -29,6 +40,8 @@ from kivnun.decide.freeze import count_looks
 from kivnun.decide.freshness import measure_freshness
 from kivnun.decide.measure import not_run, say_error
 from kivnun.decide.passages import INDEX_FOLDER, open_passages
+from kivnun.decide.pilot import say_pilot
+from kivnun.decide.plan import Plan, plan_strategies
 from kivnun.decide.results import Arm, Cost, CurvePoint, Freshness, Strategies
 from kivnun.decide.state import Measured
 from kivnun.decide.tuning import Tuned, measure_rag_tuned, measure_tuned
@@ -37,11 +50,18 @@ from kivnun.decide.verdict import decide_between
 from kivnun.errors import UserError
 from kivnun.evaluation.paired import compare_scores, holm
 from kivnun.evaluation.power import say_power
+from kivnun.models.load import load_tokenizer
+from kivnun.models.resolve import resolve_model
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.runs import open_run
 
+__all__ = ["Plan", "compare_strategies", "plan_strategies"]
+
 ENDS_COMPARISON = ("disk-full", "run-locked", "test-leaked", "store-failed")
 """Errors of one arm that the others would meet as well, or that make every number untrue."""
+
+KEPT_EVENTS = ("frozen", "arm_started", "arm_finished", "arm_kept", "training", "forgetting", "retrying", "compared")
+"""Events of a comparison itself; those of its trainings stand in their own run folders, and answers in their file."""
 
 Result = tuple[PlannedArm, Measured]
 
@@ -62,10 +82,12 @@ def compare_strategies(loaded: LoadedRecipe, folder: Path, *, log: Log) -> Strat
     with open_run(folder) as run, KeptAnswers(folder / ANSWERS_NAME) as kept:
 
         def say(event: str, fields: Mapping[str, object]) -> None:
-            run.log(event, fields)
+            if event in KEPT_EVENTS:
+                run.log(event, fields)
             log(event, fields)
 
         context = open_context(recipe, folder, kept=kept, log=say)
+        open_base(context)
         find_passages(context)
         results, curve = measure_arms(context)
         freshness = measure_freshness(context, results)
@@ -90,6 +112,29 @@ def compare_strategies(loaded: LoadedRecipe, folder: Path, *, log: Log) -> Strat
         )
         say("compared", {"chosen": decision.chosen, "is_decided": decision.is_decided})
         return replace(strategies, notes=gather_notes(context, results))
+
+
+def open_base(context: Context) -> None:
+    """Open the base model, and refuse rows whose right answers it could not give whole.
+
+    Raises:
+        UserError: Whatever keeps the model from being asked; `answer-too-long`.
+    """
+    spec = base_spec(context.recipe)
+    context.model(spec)
+    if is_endpoint(spec):
+        return
+    encoder, longest = Encoder(load_tokenizer(resolve_model(spec).folder)), context.evaluation.max_new_tokens
+    lengths = [len(ids) for ids in encoder.encode_texts([row.references[0] for row in context.test])]
+    longer = [f"{row.scored.where}: {n} tokens" for row, n in zip(context.test, lengths, strict=True) if n > longest]
+    if longer:
+        raise UserError(
+            "answer-too-long",
+            f"{len(longer)} of {len(lengths)} test answers are longer than evaluation.max_new_tokens = {longest}, so "
+            "that no arm could be right",
+            details=first_problems(longer),
+            hint=f"set evaluation.max_new_tokens to {max(lengths)}",
+        )
 
 
 def find_passages(context: Context) -> None:
@@ -205,9 +250,9 @@ def gather_notes(context: Context, results: Sequence[Result]) -> tuple[str, ...]
     prices = [each.price for _, each in results if each.price is not None]
     passages = context.passages
     found = [] if passages is None else [*passages.notes, *passages.search_notes]
-    if not context.pilot:
-        found.append("there are no validation rows: nothing was tried beforehand, and nothing pruned")
-    return tuple(dict.fromkeys((*context.notes, *found, *price_notes(prices, context.pricing))))
+    found.append(say_pilot(context))
+    lines = (*context.notes, *found, *price_notes(prices, context.pricing))
+    return tuple(dict.fromkeys(line for line in lines if line))
 
 
 def _cost(context: Context, measured: Measured) -> Cost:

@@ -5,16 +5,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kivnun.asking.kept import KeptAnswers
 from kivnun.asking.open import open_model
 from kivnun.asking.request import AskedModel, Log
 from kivnun.data.reading import read_data
 from kivnun.data.split import SPLITS
+from kivnun.decide.arms import base_spec
 from kivnun.decide.budget import Budget, open_budget
 from kivnun.decide.costs import Pricing, pricing_of
 from kivnun.decide.freeze import Frozen, freeze_rows, require_same
 from kivnun.decide.passages import Passages, located_section
+from kivnun.decide.probe import read_probe
 from kivnun.decide.prompting import Prompter
 from kivnun.decide.rows import DecideRow, RowColumns, make_rows, require_gold, sample, score_rows_of
 from kivnun.decide.shots import NearestExamples
@@ -33,6 +36,8 @@ FREE_SETTINGS = frozenset(
     )
 )
 """Settings that change what is compared or chosen, and no answer: they may change while a comparison goes on."""
+ALLOWED_CHECK = "leak-near"
+"""The check by which a recipe accepts test rows that are nearly training rows, in `data.ignore_checks`."""
 ANSWERS_NAME = "answers.sqlite"
 
 
@@ -93,8 +98,22 @@ class Context:
             UserError: Whatever keeps it from being asked.
         """
         if spec not in self._models:
-            self._models[spec] = open_model(spec, log=self.log)
+            self._models[spec] = open_model(spec, kind=self._kind(spec), log=self.log)
         return self._models[spec]
+
+    def _kind(self, spec: str) -> Literal["text", "chat"] | None:
+        """How a model of this machine is asked; None as its own template says.
+
+        The base model is asked as it will be tuned. Chats are asked as chats, even of a model without a template of its
+        own, which then gets the one that its tuning would give it.
+        """
+        if self.frozen.template.kind == "chat":
+            return "chat"
+        return "text" if spec == self.recipe.base_model else None
+
+    def free_memory(self) -> None:
+        """Give the memory of every model free; each is opened again when it is asked again."""
+        self._models.clear()
 
     def forget(self, spec: str) -> None:
         """Give the memory of a model free."""
@@ -115,18 +134,10 @@ def located(loaded: LoadedRecipe) -> Recipe:
     """The recipe of a comparison with all its paths as they are found from here.
 
     Raises:
-        UserError: `recipe-invalid` without a `decide` section; `evaluation-invalid` without an `evaluation` section;
-            `stage-unsupported` for rows of running text, pairs or retrieval, which have no answer to compare.
+        UserError: `recipe-invalid` without a `decide` section.
     """
     recipe = located_recipe(loaded)
     decide, evaluation = sections_of(recipe)
-    kind = recipe.training.objective.kind
-    if kind in ("text", "contrastive") or evaluation.task == "retrieval":
-        raise UserError(
-            "stage-unsupported",
-            f"strategies are compared by their answers, and training.objective {kind} has none",
-            hint="compare on rows of prompts and answers",
-        )
     retrieval = recipe.retrieval
     if retrieval is not None:
         retrieval = located_section(loaded, retrieval)
@@ -138,17 +149,14 @@ def located(loaded: LoadedRecipe) -> Recipe:
 
 
 def sections_of(recipe: Recipe) -> tuple[DecideSection, EvaluationSection]:
-    """The two sections that no comparison can be made without.
+    """The two sections that no comparison can be made without; a recipe with the first one has the second.
 
     Raises:
-        UserError: `recipe-invalid` without a `decide` section; `evaluation-invalid` without an `evaluation` section.
+        UserError: `recipe-invalid` without a `decide` section.
     """
-    if recipe.decide is None:
+    if recipe.decide is None or recipe.evaluation is None:
         hint = "add `decide: {}` for the defaults; `kivnun recipe explain decide` lists what can be set"
         raise UserError("recipe-invalid", "the recipe has no `decide` section", hint=hint)
-    if recipe.evaluation is None:
-        hint = "add `evaluation: {task: question_answering}`, or the task that the rows have"
-        raise UserError("evaluation-invalid", "the recipe has no `evaluation` section to score by", hint=hint)
     return recipe.decide, recipe.evaluation
 
 
@@ -165,6 +173,7 @@ def open_context(recipe: Recipe, folder: Path, *, kept: KeptAnswers, log: Log) -
         UserError: Whatever is wrong with the rows; `decide-differs` where the folder holds another comparison.
     """
     settings, evaluation = sections_of(recipe)
+    read_probe(settings.probe)
     frozen, rows, scoring = read_rows(recipe)
     fixed = describe_fixed(recipe)
     require_same(folder, frozen, fixed)
@@ -199,7 +208,8 @@ def read_rows(recipe: Recipe) -> tuple[Frozen, dict[str, list[DecideRow]], Scori
         UserError: Whatever is wrong with the rows, `test-leaked` and `split-too-small` among it.
     """
     read = read_data(recipe.data, recipe.training.objective.kind)
-    frozen = freeze_rows(read, near=recipe.data.split.near_duplicates != "ignore")
+    allowed = recipe.data.split.near_duplicates == "ignore" or ALLOWED_CHECK in recipe.data.ignore_checks
+    frozen = freeze_rows(read, near=not allowed)
     retrieval: RetrievalSection | None = recipe.retrieval
     columns = RowColumns(retrieval.query, retrieval.gold) if retrieval else RowColumns()
     _, evaluation = sections_of(recipe)
@@ -215,7 +225,7 @@ def describe_fixed(recipe: Recipe) -> dict[str, object]:
     settings = recipe.decide
     retrieval = recipe.retrieval
     return {
-        "base model": recipe.base_model if isinstance(recipe.base_model, str) else recipe.base_model.model_dump(),
+        "base model": base_spec(recipe),
         "data settings": recipe.data.model_dump(mode="json", exclude=DATA_FILES),
         "method": recipe.method.model_dump(mode="json"),
         "training settings": recipe.training.model_dump(mode="json", exclude=set(COMPUTING_SETTINGS)),

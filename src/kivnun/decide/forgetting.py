@@ -1,64 +1,30 @@
 """What tuning makes a model forget: bits per byte of texts of other kinds, before and after."""
 
+import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import orjson
 import torch
 
 from kivnun.assistant import base_folder
 from kivnun.data.encode import Encoder
 from kivnun.data.tokens import TokenizedRow, TokenTable, make_table
 from kivnun.decide.context import Context
+from kivnun.decide.probe import Probe, read_probe
 from kivnun.decide.results import Forgetting
-from kivnun.decide.state import Measured
-from kivnun.errors import UserError
+from kivnun.decide.state import Measured, kept_values
 from kivnun.methods import load_tuned
 from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model, load_tokenizer, model_config_value, move_model
 from kivnun.models.types import Model
+from kivnun.runs import content_hash
 from kivnun.training.device import pick_device
 from kivnun.training.score import document_losses
 
-SHIPPED_PROBE = Path(__file__).with_name("probe.jsonl")
-SHIPPED_NOTE = "short everyday texts in English and Hebrew that are shipped with Kivnun"
 BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Texts of other kinds than the rows.
-
-    Attributes:
-        texts: The texts.
-        note: What they are.
-    """
-
-    texts: tuple[str, ...]
-    note: str
-
-
-def read_probe(path: str | None) -> Probe:
-    """The texts of a file: JSONL with `text`, or paragraphs of plain text; the shipped ones without a file.
-
-    Raises:
-        UserError: `data-missing`, `data-malformed` or `data-empty`.
-    """
-    file = SHIPPED_PROBE if path is None else Path(path)
-    try:
-        content = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        hint = "name a file in decide.probe, or leave it out for the texts that are shipped"
-        raise UserError("data-missing", f"{file}: {(error.strerror or str(error)).lower()}", hint=hint) from error
-    except UnicodeDecodeError as error:
-        raise UserError("data-encoding", f"{file} is not UTF-8", hint="save the file as UTF-8") from error
-    texts = _read_lines(file, content) if file.suffix in (".jsonl", ".ndjson") else content.split("\n\n")
-    filled = tuple(text.strip() for text in texts if text.strip())
-    if not filled:
-        raise UserError("data-empty", f"{file} holds no text", hint="give texts in `text`, or paragraphs")
-    return Probe(filled, SHIPPED_NOTE if path is None else f"texts of {file.name}")
+RESULT_NAME = "forgetting.json"
 
 
 def measure_forgetting(context: Context, measured: Sequence[Measured]) -> tuple[Forgetting, ...]:
@@ -72,8 +38,15 @@ def measure_forgetting(context: Context, measured: Sequence[Measured]) -> tuple[
     if not trained:
         return ()
     probe = read_probe(context.settings.probe)
+    folders = [content_hash(context.folder / each.folders[0] / "model") for each in trained]
+    key = hashlib.sha256("\0".join((*folders, *probe.texts)).encode()).hexdigest()
+    values = kept_values(context.folder / RESULT_NAME, key, lambda: _measure(context, trained, probe))
+    return tuple(Forgetting(**each) for each in values)
+
+
+def _measure(context: Context, trained: Sequence[Measured], probe: Probe) -> list[dict[str, object]]:
     before: dict[Path, float] = {}
-    found: list[Forgetting] = []
+    found: list[dict[str, object]] = []
     for each in trained:
         run_dir = context.folder / each.folders[0]
         base = base_folder(run_dir)
@@ -81,9 +54,9 @@ def measure_forgetting(context: Context, measured: Sequence[Measured]) -> tuple[
             before[base] = bits_per_byte(load_model(base, dtype=torch.float32), base, probe.texts)
         tuned = load_tuned(base, run_dir / "model", dtype=torch.float32)
         after = bits_per_byte(tuned, base, probe.texts)
-        found.append(Forgetting(each.arm.name, before[base], after, len(probe.texts), probe.note))
+        found.append(asdict(Forgetting(each.arm.name, before[base], after, len(probe.texts), probe.note)))
         context.log("forgetting", {"arm": each.arm.name, "before": before[base], "after": after})
-    return tuple(found)
+    return found
 
 
 @torch.no_grad()
@@ -119,20 +92,3 @@ def tabulate(encoder: Encoder, texts: Sequence[str], limit: int | None) -> tuple
         rows.append(TokenizedRow([encoder.end_id, *kept], [False, *([True] * len(kept))]))
         num_bytes += len(encoder.decode(kept).encode())
     return make_table(rows), num_bytes
-
-
-def _read_lines(file: Path, content: str) -> list[str]:
-    texts: list[str] = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = orjson.loads(line)
-            text = value["text"]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            hint = 'write a line like {"text": "..."}'
-            raise UserError("data-malformed", f"{file}:{number}: no text in `text`", hint=hint)
-        texts.append(text)
-    return texts

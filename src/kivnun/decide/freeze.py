@@ -72,7 +72,8 @@ def freeze_rows(read: ReadData, *, near: bool) -> Frozen:
             "test-leaked",
             f"{len(refused)} of {len(test)} test rows {kind}: nothing measured on them would be true",
             details=first_problems([f"{row} is {twin}" for row, twin in refused.items()]),
-            hint="take them out of one of the two files, or let data.split cut the rows, which keeps them together",
+            hint="take them out of one file, or let data.split cut the rows, which keeps them together; rows that are "
+            "alike and yet different questions are accepted with data.ignore_checks: [leak-near]",
         )
     counted = [f"{len(alike)} test rows are nearly the same as training rows, which the recipe allows"] if alike else []
     notes = [*read.notes, *(f"{count} row(s) left out: {why}" for why, count in read.left_out.items()), *counted]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kivnun.asking.kept import ask_all
 from kivnun.decide.arms import RETRIEVING, TRAINED, PlannedArm
@@ -21,12 +22,11 @@ from kivnun.decide.measure import Write, write_plain, write_with_passages, write
 from kivnun.decide.passages import Passages, holds_text, open_passages
 from kivnun.decide.results import Freshness
 from kivnun.decide.rows import DecideRow, sample
-from kivnun.decide.state import Measured
+from kivnun.decide.state import Measured, kept_values
 from kivnun.evaluation.scoring import score_rows
 from kivnun.recipe.retrieval import RetrievalSection
-from kivnun.runs import write_atomic
 
-FOLDER, RESULT_NAME = "freshness", "result.json"
+FOLDER, RESULT_NAME = "freshness", "freshness.json"
 WRITABLE = (".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xhtml")
 RECORDS = (".jsonl", ".ndjson")
 RIGHT = 0.5
@@ -61,16 +61,20 @@ def measure_freshness(context: Context, measured: Sequence[tuple[PlannedArm, Mea
     if passages is None or not settings.freshness_documents:
         return {}
     asked = [(planned, each) for planned, each in measured if each.arm.is_selectable]
-    folder = context.folder / FOLDER
     names = ",".join(planned.name for planned, _ in asked)
     key = hashlib.sha256("\0".join((context.fixed, passages.digest, names)).encode()).hexdigest()
-    path = folder / RESULT_NAME
-    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if kept.get("key") == key:
-        return {name: Freshness(**values) for name, values in kept["arms"].items()}
+    values = kept_values(context.folder / RESULT_NAME, key, lambda: _measure(context, passages, asked))
+    return {name: Freshness(**each) for name, each in values.items()}
+
+
+def _measure(
+    context: Context, passages: Passages, asked: Sequence[tuple[PlannedArm, Measured]]
+) -> dict[str, dict[str, Any]]:
     changes = choose_changes(context, passages)
     if not changes:
-        return {planned.name: _nothing() for planned, _ in asked}
+        return {planned.name: asdict(_nothing()) for planned, _ in asked}
+    folder = context.folder / FOLDER
+    # What an interrupted command left is a copy that may have been changed already.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     copy = copy_documents(passages.settings, folder)
@@ -79,10 +83,8 @@ def measure_freshness(context: Context, measured: Sequence[tuple[PlannedArm, Mea
     begun = time.monotonic()
     changed = open_passages(copy, folder / "index", log=context.log)
     seconds = time.monotonic() - begun
-    found = {planned.name: _ask(context, planned, each, changes, changed, seconds) for planned, each in asked}
+    found = {planned.name: asdict(_ask(context, planned, each, changes, changed, seconds)) for planned, each in asked}
     changed.index.close()
-    values = {name: asdict(each) for name, each in found.items()}
-    write_atomic(path, json.dumps({"key": key, "arms": values}, ensure_ascii=False) + "\n")
     return found
 
 
@@ -193,14 +195,14 @@ def _ask(
     new = [replace(row.scored, references=(change.new,)) for row, change in zip(rows, changes, strict=True)]
     after = score_rows(answers, new, context.scoring).main_scores
     before = score_rows(answers, [row.scored for row in rows], context.scoring).main_scores
-    shares = (sum(score >= RIGHT for score in scores) / len(scores) for scores in (after, before))
+    right, stale = (sum(score >= RIGHT for score in scores) / len(scores) for scores in (after, before))
     if planned.strategy in RETRIEVING:
         note = f"{len(changes)} documents were changed in a copy and indexed again"
-        return Freshness(len(changes), *shares, index_seconds + seconds, note)
+        return Freshness(len(changes), right, stale, index_seconds + seconds, note)
     if planned.strategy in TRAINED:
         note = "a changed document changes nothing before the next training; the seconds are those of a training"
-        return Freshness(len(changes), *shares, 60 * measured.training_minutes, note)
-    return Freshness(len(changes), *shares, None, "documents are no part of this arm: a change never reaches it")
+        return Freshness(len(changes), right, stale, 60 * measured.training_minutes, note)
+    return Freshness(len(changes), right, stale, None, "documents are no part of this arm: a change never reaches it")
 
 
 def _answer(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kivnun.asking.kept import ask_all
 from kivnun.asking.request import AskedModel, Reply
 from kivnun.asking.timing import summarise_times, time_all
-from kivnun.decide.arms import SHOWING, PlannedArm, is_endpoint
+from kivnun.decide.arms import ORACLE, SHOWING, PlannedArm, is_endpoint
 from kivnun.decide.context import Context
 from kivnun.decide.costs import dollars_of
 from kivnun.decide.freeze import note_look
@@ -159,7 +159,7 @@ def writer_of(planned: PlannedArm, context: Context, model: AskedModel, settings
         return write_with_static(prompter, context, settings["num_shots"])
     if planned.strategy == "few_shot_nearest":
         return write_with_nearest(prompter, context, settings["num_shots"])
-    if planned.strategy in ("rag", "oracle"):
+    if planned.strategy in ("rag", ORACLE):
         if context.passages is None:
             raise RuntimeError(f"{planned.name} has no passages, and should not have been run")
         write = write_with_passages if planned.strategy == "rag" else write_with_gold
@@ -187,6 +187,7 @@ def finish(
     latency, seconds = time_requests(context, model, write, purpose=f"{planned.name} timed")
     chunks = [each.chunks for each in answered.prompted]
     has_passages = context.passages is not None and any(chunks)
+    is_found = has_passages and planned.strategy != ORACLE
     arm = Arm(
         name=planned.name,
         strategy=planned.strategy,
@@ -198,7 +199,7 @@ def finish(
         sources=tuple(each.sources for each in answered.prompted) if has_passages else (),
         pilot=None if pilot is None else pilot.estimate,
         latency=latency,
-        retrieval=context.passages.measure(context.test) if context.passages is not None and has_passages else {},
+        retrieval=context.passages.measure(context.test) if context.passages is not None and is_found else {},
         citations=support([reply.text for reply in answered.replies], chunks) if has_passages else None,
         truncated=sum(each.left_out > 0 for each in answered.prompted),
     )

@@ -57,7 +57,7 @@ def why_prune(context: Context, scores: Sequence[float], cheaper: Sequence[Measu
         cheaper: Cheaper arms that were measured.
     """
     rivals = [other for other in cheaper if len(other.pilot_scores) == len(scores)]
-    if not rivals or not scores or _too_few(context, len(scores)):
+    if not rivals or len(scores) < MIN_PILOT_ROWS:
         return ""
     best = max(rivals, key=lambda other: statistics.fmean(other.pilot_scores))
     gain = gain_over(scores, best.pilot_scores)
@@ -85,7 +85,7 @@ def why_prune_retrieval(
     if passages is None or len(oracle) != len(rows) or len(closed) != len(rows):
         return ""
     known = [number for number, row in enumerate(rows) if passages.gold(row) is not None]
-    if _too_few(context, len(known)):
+    if len(known) < MIN_PILOT_ROWS:
         return ""
     gain = gain_over([oracle[number] for number in known], [closed[number] for number in known])
     if gain.high >= context.settings.min_gain:
@@ -96,11 +96,13 @@ def why_prune_retrieval(
     )
 
 
-def _too_few(context: Context, num_rows: int) -> bool:
-    if num_rows >= MIN_PILOT_ROWS:
-        return False
-    context.note(f"no arm was pruned: {num_rows} pilot rows with what it takes are too few (below {MIN_PILOT_ROWS})")
-    return True
+def say_pilot(context: Context) -> str:
+    """Why nothing was pruned, where there were too few rows to say; "" where there were enough."""
+    if not context.pilot:
+        return "there are no validation rows: nothing was tried beforehand, and nothing pruned"
+    if len(context.pilot) < MIN_PILOT_ROWS:
+        return f"nothing was pruned: {len(context.pilot)} pilot rows are too few for that (below {MIN_PILOT_ROWS})"
+    return ""
 
 
 def why_over_budget(

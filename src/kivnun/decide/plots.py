@@ -103,7 +103,8 @@ def draw_pareto(dots: Sequence[Dot], label: str, say_cost: Callable[[float], str
     is_log = max(costs) / min(costs) > LOG_FROM
     ticks_x = _cost_ticks(costs, is_log=is_log)
     ticks_y = _share_ticks([dot.score for dot, _ in known])
-    across = _Scale((ticks_x[0], ticks_x[-1]), (52.0, width - RIGHT), is_log)
+    # A name of the dearest tick reaches beyond it.
+    across = _Scale((ticks_x[0], ticks_x[-1]), (52.0, width - 2 * RIGHT), is_log)
     up = _Scale((ticks_y[0], ticks_y[-1]), (height - BOTTOM, TOP + 8))
     parts = [_open(width, height, "; ".join(f"{dot.name}: {_say(dot.score)}, {say_cost(cost)}" for dot, cost in known))]
     parts += [_horizontal(up.at(tick), 52.0, width - RIGHT, f"{100 * tick:.4g} %") for tick in ticks_y]

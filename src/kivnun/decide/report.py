@@ -65,6 +65,7 @@ def render_strategies(strategies: Strategies) -> str:
         left_out=[arm for arm in strategies.arms if arm.state != "measured"],
         fresh=[(arm, arm.freshness) for arm in strategies.arms if arm.freshness is not None],
         charts=_charts(strategies),
+        load=report_parts.say_load(strategies),
         mark=_mark,
         shown=_shown_arms,
     )

@@ -78,6 +78,14 @@ def amortised_cell(arm: Arm, expected_requests: int) -> str:
     return say_dollars(amortised_dollars(arm.cost, expected_requests))
 
 
+def say_load(strategies: Strategies) -> str:
+    """How busy this machine was while latency was measured; "" where it was not measured."""
+    loads = [arm.latency.load for arm in strategies.arms if arm.latency is not None]
+    if not loads:
+        return ""
+    return f"Latency was measured at a load of {min(loads):.1f} to {max(loads):.1f} of this machine."
+
+
 def _quality(arm: Arm, strategies: Strategies) -> Cell | None:
     score = quality(arm, strategies.metric)
     if score is None:

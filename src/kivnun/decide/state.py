@@ -1,10 +1,10 @@
 """What is kept of a finished arm: `arms/NAME.json`, whole or absent, with what its answers used."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from kivnun.asking.request import Reply
 from kivnun.decide.results import Arm, Cost, Freshness, Latency
@@ -13,6 +13,8 @@ from kivnun.evaluation.results import Estimate
 from kivnun.runs import write_atomic
 
 ARMS_FOLDER = "arms"
+
+Values = TypeVar("Values")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,22 @@ def read_measured(folder: Path, key: str, name: str) -> Measured | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         hint = f"remove {path}; the arm is then measured again, from answers that are kept"
         raise UserError("artifact-damaged", f"{path} cannot be read ({error})", hint=hint) from error
+
+
+def kept_values(path: Path, key: str, make: Callable[[], Values]) -> Values:
+    """JSON values that were made earlier under this key, or are made and kept now.
+
+    Args:
+        path: The file.
+        key: What they depend on.
+        make: Makes them.
+    """
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if kept.get("key") == key:
+        return cast("Values", kept["values"])
+    values = make()
+    write_atomic(path, json.dumps({"key": key, "values": values}, ensure_ascii=False) + "\n")
+    return values
 
 
 def arm_from_json(values: Mapping[str, Any]) -> Arm:

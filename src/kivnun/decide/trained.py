@@ -9,11 +9,18 @@ from typing import cast
 import orjson
 
 from kivnun.data.conversation import Conversation
+from kivnun.data.encode import Encoder
 from kivnun.data.formats.openai_chat import write_messages
+from kivnun.data.prepare import tokenize_splits
+from kivnun.data.reading import read_data
 from kivnun.data.template import PromptTemplate
+from kivnun.decide.arms import base_spec
 from kivnun.decide.context import Context
 from kivnun.errors import UserError
-from kivnun.estimate.estimate import EstimateOptions, estimate_recipe
+from kivnun.estimate.measure import measure_training
+from kivnun.inputs import fit_context
+from kivnun.models.load import load_tokenizer
+from kivnun.models.resolve import resolve_model
 from kivnun.pipeline import run_recipe
 from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.load import load_recipe
@@ -23,6 +30,7 @@ from kivnun.recipe.values import DataFiles
 from kivnun.results import stage_durations, training_events
 from kivnun.runs import open_run, read_events, write_atomic
 from kivnun.runs.store import EVENTS_NAME
+from kivnun.training.loop import make_plan
 
 ROWS_FOLDER = "rows"
 OTHER_SECTIONS = ("evaluation", "optimization", "retrieval", "decide", "search", "where")
@@ -57,6 +65,7 @@ def train(context: Context, name: str, recipe: Recipe) -> Trained:
     path = context.folder / f"{name}.yaml"
     write_atomic(path, dump_recipe(recipe, with_defaults=False))
     context.log("training", {"arm": name})
+    context.free_memory()
     with context.budget.timed(), open_run(context.folder / name) as run:
         run_recipe(load_recipe(path), run, show=context.log)
     _require_unseen(context, run.folder)
@@ -101,7 +110,9 @@ def tuned_recipe(context: Context, *, seed: int = 0) -> Recipe:
         update={name: _absolute(getattr(recipe.data, name)) for name in ("train", "validation", "test")}
     )
     training = recipe.training.model_copy(update={"seed": recipe.training.seed + seed})
-    return recipe.model_copy(update={"data": data, "training": training, "base_model": _absolute_model(recipe)})
+    return recipe.model_copy(
+        update={"data": data, "training": training, "base_model": _absolute_name(base_spec(recipe))}
+    )
 
 
 def rows_recipe(
@@ -152,14 +163,6 @@ def with_prompt(conversation: Conversation, prompt: str) -> Conversation:
     return replace(conversation, messages=tuple(turns))
 
 
-def why_no_new_rows(recipe: Recipe) -> str:
-    """Why this recipe cannot be trained on rows that a comparison wrote; "" where it can."""
-    kind = recipe.training.objective.kind
-    return (
-        "" if kind in ("supervised", "custom") else f"training.objective {kind} needs rows that are judged, not written"
-    )
-
-
 def expected_seconds(context: Context, recipe: Recipe, letters: int) -> float:
     """How long a training will take: as the trainings before it, by the letters of their rows, or measured.
 
@@ -173,16 +176,17 @@ def expected_seconds(context: Context, recipe: Recipe, letters: int) -> float:
     """
     if context.training_speed is not None:
         return letters * context.training_speed
-    path = context.folder / "estimate.yaml"
-    write_atomic(path, dump_recipe(recipe, with_defaults=False))
+    base = resolve_model(base_spec(recipe))
+    read = read_data(recipe.data, recipe.training.objective.kind)
+    data, _ = fit_context(recipe.data, base, recipe.method)
+    encoder = Encoder(load_tokenizer(base.folder))
+    table = tokenize_splits(read.template, read.splits, data, encoder, recipe.training.objective).table("train")
+    plan = make_plan(table.lengths(), recipe.training)
+    num_tokens = sum(sum(plan.lengths[row] for row in rows) for _, rows in plan.batches(0))
     with context.budget.timed():
-        estimate = estimate_recipe(load_recipe(path), EstimateOptions(measure_seconds=MEASURE_SECONDS))
-    own = estimate.methods[0]
-    if own.seconds is None:
-        raise UserError(
-            "estimate-failed", own.not_measured, hint="leave decide.budget_minutes out to train all the same"
-        )
-    return own.seconds[0]
+        measured = measure_training(recipe, recipe.method, base, table, seconds=MEASURE_SECONDS)
+    expected, _, _ = measured.seconds(num_tokens)
+    return expected
 
 
 def count_letters(rows: Sequence[Conversation]) -> int:
@@ -208,8 +212,3 @@ def _absolute(files: DataFiles | None) -> DataFiles | None:
 
 def _absolute_name(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
-
-
-def _absolute_model(recipe: Recipe) -> object:
-    spec = recipe.base_model
-    return str(Path(spec).resolve()) if isinstance(spec, str) and Path(spec).is_dir() else spec

@@ -33,7 +33,6 @@ from kivnun.decide.trained import (
     rows_recipe,
     train,
     tuned_recipe,
-    why_no_new_rows,
     write_rows,
 )
 from kivnun.decide.untrained import MIN_GOLD_SHARE
@@ -92,9 +91,7 @@ def measure_rag_tuned(context: Context, planned: PlannedArm) -> Tuned:
     passages = context.passages
     if passages is None:
         return Tuned(not_run(planned, context.why_no_passages))
-    reason = why_no_new_rows(context.recipe)
-    if reason:
-        return Tuned(not_run(planned, reason))
+    passages.find_all([*context.rows["train"], *context.rows["validation"]], context.log)
     prompter = context.prompter(context.model(planned.spec), is_tuned=True)
     raft = make_raft_rows(context, passages, prompter)
     count = len(context.rows["train"])
@@ -104,10 +101,16 @@ def measure_rag_tuned(context: Context, planned: PlannedArm) -> Tuned:
     say_raft(context, raft)
     files = write_raft(context, raft, passages, prompter)
     longest = prompter.model.context_tokens or context.recipe.data.max_seq_len
+    # A training needs the memory of the model that the prompts were measured with.
+    del prompter
     recipes = [
         rows_recipe(context, files, max_seq_len=longest, seed=seed) for seed in range(context.settings.num_seeds)
     ]
-    return Tuned(_measure(context, planned, recipes, count_letters([row.conversation for row in raft.rows]), passages))
+    letters = count_letters([row.conversation for row in raft.rows])
+    measured = _measure(context, planned, recipes, letters, passages)
+    settings = context.settings
+    shown = {"k": passages.settings.k, "distractors": settings.distractors, "without_gold": settings.without_gold}
+    return Tuned(replace(measured, arm=replace(measured.arm, settings=shown)))
 
 
 def write_raft(context: Context, raft: RaftRows, passages: Passages, prompter: Prompter) -> dict[str, Path]:
@@ -133,14 +136,9 @@ def say_raft(context: Context, raft: RaftRows) -> None:
 
 def _climb(context: Context, recipe: Recipe, letters: int, earlier: Sequence[Measured]) -> tuple[list[Part], str, bool]:
     """The parts of the learning curve, and why the whole is not trained, with whether it was pruned for that."""
-    reason = why_no_new_rows(context.recipe)
-    shares = parts_of(context)
-    if shares and reason:
-        context.note(f"no learning curve: {reason}")
-        shares = []
     parts: list[Part] = []
-    for share in shares:
-        over = "" if is_trained(context, part_name(share)) else _why_over_budget(context, recipe, share * letters)
+    for share in parts_of(context):
+        over = "" if is_trained(context, part_name(share)) else _why_over_budget(context, recipe, letters, share)
         if over:
             return parts, over, False
         parts.append(measure_part(context, share))
@@ -153,10 +151,11 @@ def _climb(context: Context, recipe: Recipe, letters: int, earlier: Sequence[Mea
     return parts, "", False
 
 
-def _why_over_budget(context: Context, recipe: Recipe, letters: float) -> str:
+def _why_over_budget(context: Context, recipe: Recipe, letters: int, times: float) -> str:
+    """Why so many trainings on all rows, or such a part of one, do not fit the budget."""
     if context.budget.minutes is None:
         return ""
-    seconds = expected_seconds(context, recipe, round(letters))
+    seconds = times * expected_seconds(context, recipe, letters)
     return context.budget.why_not(seconds=seconds, dollars=0.0)
 
 
@@ -164,7 +163,7 @@ def _measure(
     context: Context, planned: PlannedArm, recipes: Sequence[Recipe], letters: int, passages: Passages | None
 ) -> Measured:
     """Train with every seed; the first one answers for the arm, the others say how far seeds lie apart."""
-    key = arm_key(context, _base_identity(context, planned), reads_documents=passages is not None)
+    key = arm_key(context, context.model(planned.spec).identity, reads_documents=passages is not None)
     kept = read_measured(context.folder, key, planned.name)
     if kept is not None:
         context.log("arm_kept", {"arm": planned.name})
@@ -172,7 +171,7 @@ def _measure(
         return kept
     names = [planned.name, *(f"{planned.name}-seed-{seed}" for seed in range(1, len(recipes)))]
     missing = sum(not is_trained(context, name) for name in names)
-    over = _why_over_budget(context, recipes[0], missing * letters) if missing else ""
+    over = _why_over_budget(context, recipes[0], letters, missing) if missing else ""
     if over:
         return not_run(planned, over)
     trainings: list[Trained] = []
@@ -209,11 +208,6 @@ def _ask(context: Context, planned: PlannedArm, trainings: Sequence[Trained], pa
         pilot_scores=() if pilot is None else pilot.scores,
         folders=tuple(str(each.folder.relative_to(context.folder)) for each in trainings),
     )
-
-
-def _base_identity(context: Context, planned: PlannedArm) -> str:
-    """What identifies the model that is trained; a new one is described by the settings that are fixed already."""
-    return context.model(planned.spec).identity if isinstance(context.recipe.base_model, str) else planned.spec
 
 
 def _writer(prompter: Prompter, passages: Passages | None) -> Write:

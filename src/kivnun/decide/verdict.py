@@ -177,6 +177,8 @@ def _rows_for_all(choice: _Choice, settings: DecideSection) -> int | None:
 
 def _sentence(choice: _Choice, keeping: Sequence[Arm], settings: DecideSection, needed: int | None, metric: str) -> str:
     """The verdict in words."""
+    if not any(any(arm.scores) for arm in keeping):
+        return wording.say_nothing_right(choice.chosen, metric)
     if choice.open_arms:
         widest = max(choice.open_arms, key=lambda name: choice.gains[name].high)
         return wording.say_undecided(choice.chosen, widest, choice.gains[widest], needed, metric)

@@ -63,6 +63,14 @@ def say_undecided(chosen: Arm, other: str, gain: Gain, needed: int | None, metri
     )
 
 
+def say_nothing_right(chosen: Arm, metric: str) -> str:
+    """The verdict where every arm fails on every row."""
+    return (
+        f"No arm gets anything right ({metric} 0{NBSP}% on {len(chosen.scores):,} rows each): {chosen.name} is the "
+        "cheapest, and none is worth taking before you have read the answers."
+    )
+
+
 def say_nothing_keeps(measured: Sequence[Arm], broken: Mapping[str, Sequence[str]]) -> str:
     """The verdict where there is nothing to choose from."""
     if not measured:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,13 +77,14 @@ LIMITS = Limits()
 
 
 def find_program(answer: str) -> str:
-    """The program in an answer: the first block between fences of Markdown, or all of it.
+    """The program in an answer: the first block between fences of Markdown, or all of it, without a common indent.
 
     Args:
         answer: What was answered.
     """
     fenced = _FENCED.search(answer)
-    return fenced[1] if fenced else answer
+    # Answers often begin with the space that parts them from the prompt.
+    return textwrap.dedent(fenced[1] if fenced else answer).strip()
 
 
 def syntax_valid(answer: str) -> float:
@@ -97,7 +99,7 @@ def syntax_valid(answer: str) -> float:
             ast.parse(find_program(answer))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return 0.0
-    return float(bool(find_program(answer).strip()))
+    return float(bool(find_program(answer)))
 
 
 def passes(answer: str, tests: str, limits: Limits = LIMITS) -> bool:

@@ -8,6 +8,7 @@ from kivnun.evaluation.intervals import mcnemar_exact, paired_difference
 from kivnun.evaluation.metrics import is_right
 from kivnun.evaluation.paired import compare_scores
 from kivnun.evaluation.results import PairedComparison, Task
+from kivnun.evaluation.wording import SHARES
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def compare_by(
     seed: int,
     resamples: int,
 ) -> PairedComparison:
-    """Compare two systems row by row in a metric: as right and wrong where all scores are 0 or 1, else as graded.
+    """Compare two systems row by row in a metric: shares of right rows by McNemar's counts, others by their means.
 
     Args:
         metric: What the scores are.
@@ -105,7 +106,7 @@ def compare_by(
         resamples: How many.
     """
     options = {"seed": seed, "resamples": resamples}
-    if all(score in (0, 1) for score in (*baseline, *candidate)):
+    if metric in SHARES:
         right = [[score == 1 for score in scores] for scores in (baseline, candidate)]
         return replace(compare_rows(names, *right, **options), metric=metric)
     found = compare_scores(names, baseline, candidate, **options)

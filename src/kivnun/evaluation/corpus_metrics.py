@@ -13,7 +13,7 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from kivnun.evaluation.intervals import corpus_estimate, macro_f1_estimate
+from kivnun.evaluation.intervals import WILSON, corpus_estimate, macro_f1_estimate, wilson_of
 from kivnun.evaluation.json_answers import count_fields
 from kivnun.evaluation.metrics import Floats, count_cells, encode_labels, normalize_text
 from kivnun.evaluation.results import Estimate
@@ -49,7 +49,12 @@ def corpus_metric(
         "field_f1_macro": partial(_fields, _macro_f1),
     }[name]
     value_of, statistics = measure(answers, references)
-    return corpus_estimate(value_of, statistics, **options)
+    estimate = corpus_estimate(value_of, statistics, **options)
+    if estimate.low < estimate.high:
+        return estimate
+    # Rows that are all alike do not tell how far others would be; a share of as many rows says at most.
+    low, high = wilson_of(estimate.value, len(answers))
+    return Estimate(estimate.value, low, high, WILSON)
 
 
 def make_bleu(*, of_sentences: bool = False) -> BLEU:

@@ -31,10 +31,16 @@ def wilson_interval(num_right: int, num_rows: int) -> tuple[float, float]:
     """
     if not 0 <= num_right <= num_rows or num_rows == 0:
         raise ValueError(f"{num_right} of {num_rows} is no share")
-    return _wilson(num_right / num_rows, num_rows)
+    return wilson_of(num_right / num_rows, num_rows)
 
 
-def _wilson(share: float, num_rows: int) -> tuple[float, float]:
+def wilson_of(share: float, num_rows: int) -> tuple[float, float]:
+    """The same for a mean from 0 to 1 of scores that need not be 0 or 1, which vary less: it is wide enough for any.
+
+    Args:
+        share: The mean.
+        num_rows: Rows.
+    """
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     center = share + z * z / (2 * num_rows)
     spread = z * math.sqrt(share * (1 - share) / num_rows + z * z / (4 * num_rows * num_rows))
@@ -73,7 +79,7 @@ def mean_estimate(scores: Sequence[float], *, seed: int, resamples: int) -> Esti
     spread = float((deviations**2).sum())
     if spread < 1e-18:
         # Equal scores do not tell how far others would be: bounded ones vary at most as much as a share does.
-        low, high = _wilson(mean, len(values))
+        low, high = wilson_of(mean, len(values))
         return Estimate(mean, low, high, WILSON)
     means = resampled_totals(values[:, np.newaxis], seed=seed, resamples=resamples)[:, 0] / len(values)
     below = (float((means < mean).mean()) + float((means <= mean).mean())) / 2

@@ -19,7 +19,7 @@ from ruamel.yaml.error import YAMLError
 from kivnun.data.check_counts import say_checks
 from kivnun.data.folder import read_summary
 from kivnun.data.template import PromptTemplate, load_template
-from kivnun.models.resolve import BUNDLED, BUNDLED_FOLDER
+from kivnun.models.resolve import bundled_folder
 from kivnun.recipe.schema import Recipe
 from kivnun.results import RunResults, read_results, training_events
 from kivnun.runs import Event, RunLock, read_events, read_lock
@@ -164,11 +164,12 @@ def _describe_base(recipe: Recipe, lock: RunLock) -> Base:
     if not isinstance(recipe.base_model, str):
         words = "the model was trained from random weights: choose a licence that its data allows"
         return Base("none; trained from random weights", None, None, UNKNOWN_LICENSE, words)
-    if name == BUNDLED:
-        license_id, words = read_license(BUNDLED_FOLDER)
+    bundled = bundled_folder(name)
+    if bundled is not None:
+        license_id, words = read_license(bundled)
         if license_id == UNKNOWN_LICENSE:
             license_id, words = "apache-2.0", "Kivnun's own, with which the base model comes"
-        return Base("Kivnun's bundled model", None, None, license_id, words)
+        return Base(f"Kivnun's {name} model", None, None, license_id, words)
     if revision is not None:
         cached = try_to_load_from_cache(name, "README.md", revision=revision)
         config = try_to_load_from_cache(name, "config.json", revision=revision)

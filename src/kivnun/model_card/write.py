@@ -207,9 +207,8 @@ def _say_verdict(comparison: PairedComparison) -> str:
     words = "not told apart" if comparison.verdict == "unclear" else comparison.verdict
     difference = comparison.difference
     interval = f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
-    is_share = comparison.test == "mcnemar"
-    points = f"{100 * difference.value:+.1f} points{' right' if is_share else ''}, {interval}"
-    test = "McNemar's exact p" if is_share else "p of flipped signs"
+    points = f"{100 * difference.value:+.1f} points{' right' if comparison.means is None else ''}, {interval}"
+    test = "McNemar's exact p" if comparison.test == "mcnemar" else "p of flipped signs"
     return f"{words} ({points}; {test} = {comparison.p_value:.2g})"
 
 

@@ -13,6 +13,8 @@ from kivnun.runs.manifest import MANIFEST_NAME
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+READER = "bundled-reader"
+READER_FOLDER = Path(__file__).parent / "bundled_reader"
 # Weights in pickle files are never fetched: loading one runs whatever code is in it.
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
@@ -34,8 +36,13 @@ class ResolvedModel:
     content_hash: str
 
 
+def bundled_folder(name: str) -> Path | None:
+    """Where a model lies that comes with Kivnun; None for another name."""
+    return {BUNDLED: BUNDLED_FOLDER, READER: READER_FOLDER}.get(name)
+
+
 def resolve_model(base_model: str, *, revision: str | None = None) -> ResolvedModel:
-    """Find a model: `bundled`, a folder, or a Hugging Face id (fetched once, then from the cache).
+    """Find a model: `bundled`, `bundled-reader`, a folder, or a Hugging Face id (fetched once, then from the cache).
 
     Args:
         base_model: What the recipe calls it.
@@ -44,12 +51,12 @@ def resolve_model(base_model: str, *, revision: str | None = None) -> ResolvedMo
     Raises:
         UserError: `model-missing` or `model-invalid`.
     """
-    if base_model == BUNDLED:
-        folder = BUNDLED_FOLDER
+    folder = bundled_folder(base_model)
+    if folder is not None:
         if not folder.is_dir():
             raise UserError(
                 "model-missing",
-                f"the bundled model is not in {folder}",
+                f"the model {base_model} is not in {folder}",
                 hint="install Kivnun again, with its data files",
             )
     elif revision is None and Path(base_model).is_dir():

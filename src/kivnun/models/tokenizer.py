@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from kivnun.errors import UserError
 from kivnun.models.load import load_tokenizer
-from kivnun.models.resolve import BUNDLED, BUNDLED_FOLDER
+from kivnun.models.resolve import bundled_folder
 from kivnun.models.types import Tokenizer
 
 # The index of weights is no part of a tokenizer, but it is small.
@@ -44,8 +44,9 @@ def open_tokenizer(name: str) -> NamedTokenizer:
 
 
 def _find_folder(name: str) -> Path:
-    if name == BUNDLED:
-        return BUNDLED_FOLDER
+    bundled = bundled_folder(name)
+    if bundled is not None:
+        return bundled
     if Path(name).is_dir():
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:

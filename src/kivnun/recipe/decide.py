@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kivnun.recipe import rules
+from kivnun.recipe import rules, strategy_rules
 from kivnun.recipe.values import (
     NonNegativeNumber,
     PositiveNumber,
@@ -76,5 +76,5 @@ class DecideSection(Section):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        rules.refuse(rules.check_decide(self))
+        rules.refuse(strategy_rules.check_decide(self))
         return self

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from kivnun.recipe import rules
+from kivnun.recipe import rules, strategy_rules
 from kivnun.recipe.values import (
     PlainValue,
     PositiveNumber,
@@ -47,7 +47,7 @@ address `postgresql://...` of a server with pgvector."""
     k: PositiveWhole = 3
     """Passages that a model is shown."""
     dense_weight: DenseWeight = "auto"
-    """Weight of the vectors beside the words, from 0 to 1; `auto`: 0.3, and 0 for what the embedder cannot read."""
+    """Weight of the vectors beside the words, from 0 to 1; `auto`: 0.5, and 0 for what the embedder cannot read."""
     filters: dict[Text, PlainValue] = Field(default={})
     """Values that a document's metadata must have, such as `{year: 2024}`."""
     reranker: Text | None = None
@@ -65,5 +65,5 @@ address `postgresql://...` of a server with pgvector."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        rules.refuse(rules.check_retrieval(self))
+        rules.refuse(strategy_rules.check_retrieval(self))
         return self

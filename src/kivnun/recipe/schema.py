@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, StrictBool, Tag, model_validator
 
-from kivnun.recipe import rules
+from kivnun.recipe import rules, strategy_rules
 from kivnun.recipe.decide import DecideSection
 from kivnun.recipe.methods import LoraMethod, Method
 from kivnun.recipe.optimization import OptimizationSection
@@ -188,7 +188,7 @@ short answer to a question, a program, or whether the text that belongs to a row
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        rules.refuse(rules.check_evaluation(self))
+        rules.refuse(strategy_rules.check_evaluation(self))
         return self
 
 
@@ -198,7 +198,8 @@ class Recipe(Section):
     name: RunName | None = None
     """Name of the run in reports; letters, digits, `.`, `_` and `-`."""
     base_model: BaseModelChoice
-    """The model to start from: `bundled`, a Hugging Face id, a folder, or the shape of a new model."""
+    """The model to start from: `bundled`, `bundled-reader` (which can read a short passage), a Hugging Face id, a \
+folder, or the shape of a new model."""
     data: DataSection
     """The rows."""
     method: Method = LoraMethod()
@@ -220,5 +221,5 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        rules.refuse(rules.check_recipe(self))
+        rules.refuse([*rules.check_recipe(self), *strategy_rules.check_strategies(self)])
         return self

@@ -129,10 +129,10 @@ def _split_part(part: str) -> Iterator[str]:
 
 def _read_latin(run: str) -> Iterator[str]:
     word = run.strip("'")
-    if not word.isascii():
-        word = "".join(letter for letter in unicodedata.normalize("NFD", word) if not "\u0300" <= letter <= "\u036f")
     if not word or word in STOP_WORDS:
         return
+    if not word.isascii():
+        word = "".join(letter for letter in unicodedata.normalize("NFD", word) if not "\u0300" <= letter <= "\u036f")
     word = word[:LONGEST_WORD]
     if word.isalpha() or "'" in word:
         with _stemmer_lock:

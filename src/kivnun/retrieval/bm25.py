@@ -52,7 +52,7 @@ class Postings:
         items = np.frombuffer(b"".join(chunks), TERM_COUNT)
         sizes = np.fromiter((len(chunk) for chunk in chunks), np.int64, len(chunks)) // TERM_COUNT.itemsize
         places = np.repeat(np.arange(len(chunks), dtype=np.int32), sizes)
-        lengths = np.bincount(places, weights=items["count"], minlength=len(chunks))
+        lengths = np.bincount(places, weights=items["count"], minlength=len(chunks)).astype(np.float64)
         self._waiting.append(items)
         self._waiting_places.append(places + np.int32(self.lengths.size))
         self.lengths = np.concatenate([self.lengths, lengths])

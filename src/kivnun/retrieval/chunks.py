@@ -19,6 +19,8 @@ CHUNKING_VERSION = "1"
 LONGEST_TOKEN = 32
 """Characters that count as one token at the least, so that a counter of words does not let a wall of letters pass."""
 
+_LONGEST_SENTENCE = 20_000
+
 Span = tuple[int, int]
 CountTokens = Callable[[str], int]
 
@@ -106,19 +108,33 @@ class _Cutter:
         borders = [block[0], *(block[0] + found.end() for found in border.finditer(text)), block[1]]
         units: list[Span] = []
         for unit in self._fill([span for span in pairwise(borders) if span[0] < span[1]], limit):
-            units += [unit] if self._fits(unit, limit) else self._cut_sentence(unit, limit)
+            units += self._cut_long(unit, limit)
         return units
+
+    def _cut_long(self, span: Span, limit: int) -> list[Span]:
+        return [span] if self._fits(span, limit) else self._cut_sentence(span, limit)
 
     def _cut_sentence(self, span: Span, limit: int) -> list[Span]:
         """Pieces of a long sentence, at its clauses, then words, then letters."""
         text = self._text[slice(*span)]
+        if len(text) > _LONGEST_SENTENCE and (words := self._cut_words(span, limit)):
+            return [piece for word in words for piece in self._cut_long(word, limit)]
         try:
             _, offsets = split_semantically(text, limit, self._measure, memoize=False, offsets=True)
         except RecursionError:
-            # It goes one level down for each length of white space that occurs, and for ever into a single letter.
+            # It goes down for ever where a single letter has too many tokens.
             return list(self._fill([(place, place + 1) for place in range(*span)], limit))
         borders = [span[0], *(span[0] + int(start) for start, _ in offsets[1:]), span[1]]
         return [piece for piece in pairwise(borders) if piece[0] < piece[1]]
+
+    def _cut_words(self, span: Span, limit: int) -> list[Span]:
+        """Words of a wall of text, together as long as they fit; empty where it is one word.
+
+        The splitter takes a level of recursion, with the whole text, for each length of white space that occurs.
+        """
+        borders = [span[0], *(found.start() for found in _WORD_START.finditer(self._text, *span)), span[1]]
+        words = list(self._fill([word for word in pairwise(borders) if word[0] < word[1]], limit))
+        return words if len(words) > 1 else []
 
     def _fill(self, units: Sequence[Span], limit: int) -> Iterator[Span]:
         """Neighbours together as long as they fit."""
@@ -141,7 +157,7 @@ class _Cutter:
     def _reach_back(self, before: Span, span: Span) -> Span:
         """A chunk with the last words of the one before it."""
         text = self._text
-        candidates = [found.start() for found in _WORD_START.finditer(text, before[0], span[0])]
+        candidates = [found.start() for found in _WORD_START.finditer(text, before[0] + 1, span[0])]
         if not candidates or not self._fits((candidates[-1], span[0]), self._overlap):
             # One long word, or a script without spaces.
             candidates = list(range(max(before[0] + 1, span[0] - self._overlap * LONGEST_TOKEN), span[0]))

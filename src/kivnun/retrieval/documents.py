@@ -131,7 +131,7 @@ def _read_file(path: Path, identity: str, skip: Mapping[str, str]) -> Iterator[F
 def _read_whole(path: Path, identity: str, skip: Mapping[str, str]) -> Document | Unchanged:
     size = _check_file(path)
     if size > LARGEST_FILE_BYTES:
-        raise CannotReadError(f"has {size >> 20} MiB; at most {LARGEST_FILE_BYTES >> 20} are read")
+        raise CannotReadError(f"has over {LARGEST_FILE_BYTES >> 20} MiB, which is more than is read")
     data = path.read_bytes()
     if not data.strip():
         raise CannotReadError("is empty")

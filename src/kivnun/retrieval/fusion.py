@@ -1,8 +1,8 @@
 """Two rankings of passages, by vectors and by words, made one.
 
 score = w d' + (1 - w) l', with each arm's scores scaled to 0..1 among the candidates: l' = l / max l, for a BM25 of 0
-is no word in common; d' = (d - min d) / (max d - min d), for cosines of one model crowd together. A passage that one arm
-did not find has 0 there. Reference: Bruch, Gai & Ingber 2023, arXiv:2210.11934, section 3.
+is no word in common; d' = (d - min d) / (max d - min d), for cosines of one model crowd together. A passage that one
+arm did not find has 0 there. Reference: Bruch, Gai & Ingber 2023, arXiv:2210.11934, section 3.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from kivnun.retrieval.passages import Chunk, Hit
 Ranked = Sequence[tuple[Chunk, float]]
 """Chunks and their scores in one arm, best first."""
 
-AUTO_WEIGHT = 0.3
-"""Weight of the vectors where nothing else is known: never far below the better arm on anything measured."""
+AUTO_WEIGHT = 0.5
+"""Weight of the vectors where nothing else is known; a query that the embedder cannot read has none at all."""
 
 
 def fuse(dense: Ranked, lexical: Ranked, *, dense_weight: float) -> list[Hit]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kivnun.errors import UserError
 from kivnun.retrieval.embedders import Embedder, open_embedder
-from kivnun.retrieval.index_builder import Builder, IndexReport, Log
+from kivnun.retrieval.index_builder import Builder, IndexPlan, IndexReport, Log, plan_update
 from kivnun.retrieval.index_manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -25,14 +25,14 @@ from kivnun.retrieval.index_manifest import (
 )
 from kivnun.retrieval.reranker import open_reranker
 from kivnun.retrieval.search import Index, SearchOptions
-from kivnun.retrieval.store import Store
+from kivnun.retrieval.store import Store, StoredDocument
 from kivnun.retrieval.stores import open_store
 from kivnun.retrieval.vector_cache import CACHE_NAME, VectorCache
 
 if TYPE_CHECKING:
     from kivnun.recipe.retrieval import RetrievalSection
 
-__all__ = ["Index", "IndexReport", "SearchOptions", "build_index", "open_index"]
+__all__ = ["Index", "IndexPlan", "IndexReport", "SearchOptions", "build_index", "open_index", "plan_index"]
 
 
 def build_index(
@@ -80,6 +80,31 @@ def build_index(
             if cache is not None:
                 cache.close()
     return report
+
+
+def plan_index(
+    settings: "RetrievalSection", folder: Path, *, rebuild: bool = False, locate: Callable[[str], Path] = Path
+) -> IndexPlan:
+    """What `build_index` would do; documents are read, and nothing is embedded or written.
+
+    Args:
+        settings: Documents, embedder, store and how they are cut.
+        folder: Where the index is, or would be.
+        rebuild: Whether it would be made anew.
+        locate: Finds a file or folder of the documents by its name in the settings.
+
+    Raises:
+        UserError: As for `build_index`, but for what only embedding and writing finds.
+    """
+    wanted = _plan_manifest(settings, open_embedder(settings.embedder))
+    known: dict[str, StoredDocument] = {}
+    if folder.is_dir():
+        _require_same(folder, wanted, rebuild=rebuild)
+        if find_manifest(folder) is not None and not rebuild:
+            store = open_store(settings.store, folder, create=False)
+            known = store.documents()
+            store.close()
+    return plan_update(known, [locate(name) for name in wanted.documents])
 
 
 def open_index(folder: Path, options: SearchOptions | None = None, *, store: str | None = None) -> Index:

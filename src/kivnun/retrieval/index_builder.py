@@ -71,6 +71,31 @@ class IndexReport:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class IndexPlan:
+    """What an indexing would do.
+
+    Attributes:
+        added: Documents that are new.
+        changed: Documents whose content is another than before.
+        unchanged: Documents that are there already.
+        removed: Documents that would be removed.
+        characters: Text that would be cut and embedded.
+        unreadable: Files and records that cannot be read, and why.
+    """
+
+    added: int
+    changed: int
+    unchanged: int
+    removed: int
+    characters: int
+    unreadable: tuple[Unreadable, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
 class Builder:
     """What changed since the last time, counted while it is brought into a store.
 
@@ -126,7 +151,7 @@ class Builder:
             else:
                 self._take(found)
         self._keep()
-        self._require_documents(paths)
+        _require_documents(self._seen, self._unreadable, paths)
         vanished = sorted(set(self._known) - self._seen)
         if vanished:
             self._store.delete_documents(vanished)
@@ -212,21 +237,41 @@ class Builder:
             words.pop()
         return " ".join(words)
 
-    def _require_documents(self, paths: Sequence[Path]) -> None:
-        if self._seen:
-            return
-        lines = [f"{each.path}: {each.problem}" for each in self._unreadable]
-        problem = f"none of the documents in {', '.join(map(str, paths))} can be read"
-        hint = "name files or folders of txt, md, html, pdf, docx or JSONL with the fields id and text"
-        more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
-        raise UserError("document-unreadable", problem, details=[*lines[:10], *more], hint=hint)
-
     def _say_not_understood(self) -> list[str]:
         count = self._counts["not_understood"]
         if not count or self._embedder is None:
             return []
         name = name_embedder(self._embedder.identity)
         return [f"the embedder {name} cannot read the language of {count} passages: only words find them"]
+
+
+def plan_update(known: Mapping[str, StoredDocument], paths: Sequence[Path]) -> IndexPlan:
+    """What bringing a store up to date would do.
+
+    Args:
+        known: What is stored.
+        paths: Files and folders.
+
+    Raises:
+        UserError: `document-unreadable` where nothing can be read.
+    """
+    hashes = {name: document.content_hash for name, document in known.items()}
+    read: dict[str, int] = {}
+    unchanged: set[str] = set()
+    unreadable: list[Unreadable] = []
+    for found in read_documents(paths, skip=hashes):
+        if isinstance(found, Unreadable):
+            unreadable.append(found)
+        elif isinstance(found, Unchanged):
+            unchanged.add(found.id)
+        else:
+            read[found.id] = len(found.text)
+    seen = read.keys() | unchanged
+    _require_documents(seen, unreadable, paths)
+    changed = len(read.keys() & known.keys())
+    characters = sum(read.values())
+    removed = len(set(known) - seen)
+    return IndexPlan(len(read) - changed, changed, len(unchanged), removed, characters, tuple(unreadable))
 
 
 def count_documents(paths: Sequence[Path]) -> int:
@@ -241,3 +286,13 @@ def _count_lines(path: Path) -> int:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
     except OSError:
         return 1
+
+
+def _require_documents(seen: set[str], unreadable: Sequence[Unreadable], paths: Sequence[Path]) -> None:
+    if seen:
+        return
+    lines = [f"{each.path}: {each.problem}" for each in unreadable]
+    problem = f"none of the documents in {', '.join(map(str, paths))} can be read"
+    hint = "name files or folders of txt, md, html, pdf, docx or JSONL with the fields id and text"
+    more = [f"and {len(lines) - 10} more"] if len(lines) > 10 else []
+    raise UserError("document-unreadable", problem, details=[*lines[:10], *more], hint=hint)

@@ -9,7 +9,7 @@ import json
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,11 @@ class _Known:
     documents: dict[str, StoredDocument]
     numbers: dict[str, int]
 
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of all of them."""
+        return sum(document.num_chunks for document in self.documents.values())
+
 
 class LanceStore:
     """Chunks in one LanceDB table."""
@@ -92,7 +97,9 @@ class LanceStore:
         self._one_at_a_time = threading.RLock()
         self._resident = Resident()
         self._known = _Known(-1, {}, {})
-        self._database = _connect(folder)
+        self._lancedb = _import_lancedb()
+        with _refusals(folder):
+            self._database = self._lancedb.connect(folder, read_consistency_interval=timedelta(0))
         if not (folder / DESCRIPTION).is_file():
             if not create:
                 hint = "make the index with `kivnun index`, or name the folder of one"
@@ -137,16 +144,19 @@ class LanceStore:
         if not rows:
             return
         with self._writing():
-            numbers = self._read_known().numbers
-            gone = [numbers[row.document.id] for row in rows if row.document.id in numbers]
+            known = self._read_known()
+            gone = [known.numbers[row.document.id] for row in rows if row.document.id in known.numbers]
             self._fit_vectors(dimension_of(rows), gone)
-            batch = self._batch(rows)
+            base = (self._table.version + 1) << _VERSION_BITS
+            batch = self._batch(rows, base)
             if gone:
                 merge = self._table.merge_insert("number").when_not_matched_insert_all()
                 merge.when_not_matched_by_source_delete(_any_of("document_number", gone)).execute(batch)
             else:
                 self._table.add(batch)
-            self._tidy()
+            known.documents.update((row.document.id, row.document) for row in rows)
+            known.numbers.update((row.document.id, base + offset) for offset, row in enumerate(rows))
+            self._tidy(known)
 
     def delete_documents(self, ids: Sequence[str]) -> None:
         """Remove documents with their chunks.
@@ -156,11 +166,13 @@ class LanceStore:
             UserError: `store-failed`, `disk-full`.
         """
         with self._writing():
-            numbers = self._read_known().numbers
-            check_known(ids, set(numbers))
+            known = self._read_known()
+            check_known(ids, set(known.numbers))
             if ids:
-                self._table.delete(_any_of("document_number", [numbers[name] for name in ids]))
-                self._tidy()
+                self._table.delete(_any_of("document_number", [known.numbers[name] for name in ids]))
+                for name in ids:
+                    del known.documents[name], known.numbers[name]
+                self._tidy(known)
 
     def search_vector(
         self, vector: NDArray[np.float32], k: int, filters: Filters | None = None
@@ -191,6 +203,7 @@ class LanceStore:
     def chunks(self, document: str | None = None) -> Iterator[Chunk]:
         """All chunks, or those of one document, in order of document and number."""
         with self._using():
+            self._pin()
             known = self._read_known()
             if document is not None and document not in known.numbers:
                 return
@@ -219,15 +232,21 @@ class LanceStore:
             yield
 
     def _description(self) -> dict[str, Any]:
-        return json.loads((self._folder / DESCRIPTION).read_bytes())
+        with _refusals(self._folder):
+            try:
+                found = json.loads((self._folder / DESCRIPTION).read_bytes())
+            except ValueError as error:
+                raise OSError(f"{DESCRIPTION} is no JSON") from error
+            if not isinstance(found, dict) or "identity" not in found:
+                raise OSError(f"{DESCRIPTION} is not an index's description")
+            return found
 
     def _describe(self, identity: Mapping[str, object] | None) -> None:
         description = {"format": _FORMAT, "identity": None if identity is None else dict(identity)}
         write_atomic(self._folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
     def _check_format(self) -> None:
-        with _refusals(self._folder):
-            found = self._description().get("format")
+        found = self._description().get("format")
         if found != _FORMAT:
             problem = f"the index in {self._folder} has format {found}; this program knows {_FORMAT}"
             raise UserError("store-failed", problem, hint="use the Kivnun that made it, or index again")
@@ -250,9 +269,9 @@ class LanceStore:
         return self._pinned.search().where(where).select(columns).limit(self._pinned.count_rows() + 1).to_arrow()
 
     def _read_known(self) -> _Known:
-        """The documents, read again where the table has changed."""
-        self._pin()
-        if self._version != self._known.version:
+        """The documents, read again where others have changed the table."""
+        if self._table.version != self._known.version:
+            self._pin()
             columns = ["document", "document_number", "content_hash", "num_chunks"]
             rows = self._select(columns, "place <= 0").to_pylist()
             documents = [StoredDocument(row["document"], row["content_hash"], row["num_chunks"]) for row in rows]
@@ -276,8 +295,7 @@ class LanceStore:
             self._table.drop_columns([_VECTOR])
         self._table.add_columns(pa.field(_VECTOR, pa.list_(pa.float32(), given)))
 
-    def _batch(self, rows: Sequence[DocumentRow]) -> pa.Table:
-        base = (self._table.version + 1) << _VERSION_BITS
+    def _batch(self, rows: Sequence[DocumentRow], base: int) -> pa.Table:
         values: list[dict[str, object]] = []
         vectors: list[NDArray[np.float32] | None] = []
         for offset, row in enumerate(rows):
@@ -299,14 +317,13 @@ class LanceStore:
         column = pa.array(vectors, pa.list_(pa.float32(), dimension))
         return batch.append_column(pa.field(_VECTOR, column.type), column)
 
-    def _tidy(self) -> None:
+    def _tidy(self, known: _Known) -> None:
         """Join small files from time to time, and build or extend the index of vectors where it pays."""
-        if self._table.version % _COMPACT_EVERY == 0:
+        if self._table.version // _COMPACT_EVERY != known.version // _COMPACT_EVERY:
             self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
-        if self._dimension() is None or self._table.list_indices():
-            return
-        if self._table.count_rows(f"{_VECTOR} IS NOT NULL") >= self._index_from:
-            self._table.create_index("dot", vector_column_name=_VECTOR, index_type="IVF_HNSW_SQ")
+        if known.num_chunks >= self._index_from and self._dimension() is not None and not self._table.list_indices():
+            self._table.create_index(_VECTOR, config=self._lancedb.index.HnswSq(distance_type="dot"))
+        self._known = replace(known, version=self._table.version)
 
     def _nearest(self, unit: NDArray[np.float32], wanted: int, filters: Filters | None) -> list[Found]:
         query = self._table.search(unit, vector_column_name=_VECTOR).distance_type("dot").refine_factor(3).ef(100)
@@ -338,14 +355,13 @@ class LanceStore:
         return {row["number"]: _chunk_of(row) for row in rows}
 
 
-def _connect(folder: Path) -> Any:
+def _import_lancedb() -> Any:
     try:
-        import lancedb  # noqa: PLC0415 - an extra
+        import lancedb.index  # noqa: PLC0415 - an extra
     except ImportError as error:
         hint = "pip install 'kivnun[lance]'"
         raise UserError("dependency-missing", "the store `lancedb` needs the package lancedb", hint=hint) from error
-    with _refusals(folder):
-        return lancedb.connect(folder, read_consistency_interval=timedelta(0))
+    return lancedb
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from kivnun.retrieval.analysis import analyse, search_form
 from kivnun.retrieval.passages import Hit
 
-_CITATION = re.compile(r"\[\d+\]")
+CITATION = re.compile(r"\[(\d+(?:\s*[,;]\s*\d+)*)\]")
+"""Numbers of passages in an answer: `[2]` or `[1, 3]`."""
 _SPACE = re.compile(r"\s+")
 
 
@@ -93,7 +94,7 @@ def lexical_support(answer: str, passages: Sequence[str]) -> float:
         answer: The answer; citations such as [1] do not count.
         passages: What it should rest on.
     """
-    words = set(analyse(_CITATION.sub(" ", answer)))
+    words = set(analyse(CITATION.sub(" ", answer)))
     found = {word for passage in passages for word in analyse(passage)}
     return len(words & found) / len(words) if words else 1.0
 

@@ -1,6 +1,7 @@
 """The tables of an index in PostgreSQL with pgvector, and connecting to it."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ _LONGEST_NAME = 63
 
 _WAIT = "60s"
 """How long a writer waits for another one."""
+
+_POLL_SECONDS = 0.1
 
 _TABLES = """
 CREATE TABLE description (only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one), version integer NOT NULL,
@@ -76,27 +79,37 @@ class Server:
             UserError: `dependency-missing`, or `store-failed` for what is no address.
         """
         self.packages = import_packages()
+        psycopg = self.packages.psycopg
         try:
-            parts: Mapping[str, Any] = self.packages.psycopg.conninfo.conninfo_to_dict(address)
-        except self.packages.psycopg.Error:
-            hint = "write postgresql://USER@HOST:PORT/DATABASE, and keep the password in ~/.pgpass or PGPASSWORD"
+            parts: Mapping[str, Any] = psycopg.conninfo.conninfo_to_dict(address)
+        except psycopg.Error:
             # The library quotes parts of the address, and with a stray `@` the password is one of them.
-            raise UserError("store-failed", "the address of the store cannot be read", hint=hint) from None
+            raise _unreadable() from None
+        host, port = str(parts.get("host") or "localhost"), str(parts.get("port") or 5432)
+        if "@" in host or not port.replace(",", "").isdigit():
+            raise _unreadable()
         self._address = address
         self._password = str(parts.get("password") or "")
-        self._name = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
+        self._name = f"{host}:{port}/{parts.get('dbname') or ''}"
 
-    def connect(self) -> Any:
+    def connect(self, patience_seconds: float = 0.0) -> Any:
         """A new connection that commits by itself outside of transactions.
+
+        Args:
+            patience_seconds: How long to try again, for a server that is starting.
 
         Raises:
             UserError: `store-failed`.
         """
         psycopg = self.packages.psycopg
-        try:
-            return psycopg.connect(self._address, autocommit=True, connect_timeout=10, application_name="kivnun")
-        except psycopg.Error as error:
-            raise self.failure("cannot be reached", error) from None
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            try:
+                return psycopg.connect(self._address, autocommit=True, connect_timeout=10, application_name="kivnun")
+            except psycopg.Error as error:
+                if time.monotonic() > deadline:
+                    raise self.failure("cannot be reached", error) from None
+                time.sleep(_POLL_SECONDS)
 
     def failure(self, what: str, error: Exception) -> UserError:
         """An error of the database, without the password."""
@@ -109,6 +122,11 @@ class Server:
         return UserError("store-failed", f"PostgreSQL at {self._name} {what}: {reason}", hint=hint)
 
 
+def _unreadable() -> UserError:
+    hint = "write postgresql://USER@HOST:PORT/DATABASE, and keep the password in ~/.pgpass or PGPASSWORD"
+    return UserError("store-failed", "the address of the store cannot be read", hint=hint)
+
+
 def prepare_connection(connection: Any, server: Server, schema: str, *, create: bool) -> None:
     """Make the schema where there is none, and use it.
 
@@ -116,7 +134,11 @@ def prepare_connection(connection: Any, server: Server, schema: str, *, create: 
         UserError: `index-missing`, or `store-failed` where another version made it.
     """
     sql = server.packages.psycopg.sql
-    found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
+    found = connection.execute(
+        "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = %s", (schema,)
+    ).fetchone()
+    if found == (False,):
+        raise server.failure("refused", PermissionError(f"permission denied for schema {schema}"))
     if not found and not create:
         hint = "make the index with `kivnun index`, or name the folder of one"
         raise UserError("index-missing", f"the database has no schema {schema!r}", hint=hint)

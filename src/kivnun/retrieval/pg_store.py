@@ -39,6 +39,9 @@ _MOST_DIMENSIONS = 2000
 """Longest vector that pgvector indexes; longer ones are scanned."""
 
 _LEAST_EF, _MOST_EF = 100, 1000
+_RESTART_SECONDS = 15.0
+"""How long a server that was there is waited for."""
+
 _PAGE = 500
 _LOADED = 10_000
 
@@ -178,8 +181,8 @@ class PgStore:
         with self._one_at_a_time:
             self._connection.close()
 
-    def _connect(self, *, create: bool) -> None:
-        connection = self._server.connect()
+    def _connect(self, *, create: bool, patience_seconds: float = 0.0) -> None:
+        connection = self._server.connect(patience_seconds)
         try:
             prepare_connection(connection, self._server, self._schema, create=create)
         except self._errors.Error as error:
@@ -217,7 +220,7 @@ class PgStore:
                 if not self._connection.broken:
                     raise
             self._connection.close()
-            self._connect(create=False)
+            self._connect(create=False, patience_seconds=_RESTART_SECONDS)
             return self._transact(work)
 
     def _transact(self, work: Callable[[], Any]) -> Any:
@@ -350,7 +353,9 @@ class PgStore:
     def _passing(self, filters: Filters | None) -> list[int] | None:
         if not filters:
             return None
-        return [row[0] for row in self._all("SELECT number FROM documents WHERE facets @> %s", (list(facets_of(filters)),))]
+        return [
+            row[0] for row in self._all("SELECT number FROM documents WHERE facets @> %s", (list(facets_of(filters)),))
+        ]
 
 
 def _chunk_of(row: Sequence[Any]) -> Chunk:

@@ -18,8 +18,8 @@ from kivnun.retrieval.store import Filters, Store
 if TYPE_CHECKING:
     from kivnun.recipe.retrieval import RetrievalSection
 
-MIN_CANDIDATES = 100
-CANDIDATES_PER_HIT = 10
+MIN_CANDIDATES = 200
+CANDIDATES_PER_HIT = 4
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SearchOptions:
     """How an index is searched.
 
     Attributes:
-        dense_weight: Weight of the vectors, 0 to 1; `auto`: 0.3, and 0 for a query that the embedder cannot read.
+        dense_weight: Weight of the vectors, 0 to 1; `auto`: 0.5, and 0 for a query that the embedder cannot read.
         filters: Values that the metadata of a passage must have.
         reranker: The cross-encoder's name; None for none.
     """
@@ -100,6 +100,8 @@ class Index:
             raise ValueError(f"{k} passages cannot be asked for")
         kept = self._options.filters if filters is None else filters
         weight, notes = self._weigh(query)
+        if not self.manifest.is_complete:
+            notes.append(f"the indexing of {self.folder} is not finished: what it did not reach is not found")
         wanted = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * k)
         terms = analyse(query)
         lexical = self.store.search_terms(terms, wanted, kept or None) if terms and weight < 1 else []

@@ -105,10 +105,10 @@ def test_a_table_holds_turns_and_tools_as_json_text() -> None:
     assert (conversation.tools, conversation.parallel_tool_calls) == ((TOOL,), True)
 
 
-def test_further_keys_are_kept_and_plain_ones_are_fields() -> None:
+def test_further_keys_are_kept_and_plain_ones_and_lists_of_texts_are_fields() -> None:
     conversation = read(ASK, TELL, id=7, good=True, tags=["a"], nothing=None)
     assert conversation.extra == {"id": 7, "good": True, "tags": ["a"]}
-    assert conversation.fields == {"id": "7", "good": "true"}
+    assert conversation.fields == {"id": "7", "good": "true", "tags": '["a"]'}
 
 
 @pytest.mark.parametrize(

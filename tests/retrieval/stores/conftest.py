@@ -1,4 +1,4 @@
-"""One place for each kind of store: a folder, or a schema of a real PostgreSQL server that lives as long as the tests."""
+"""One place for each kind of store: a folder, or a schema of a real PostgreSQL server that lives while tests run."""
 
 import shutil
 import signal

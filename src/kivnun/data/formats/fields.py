@@ -51,10 +51,21 @@ def text_fields(fields: Fields) -> dict[str, str]:
             texts[name] = value
         elif isinstance(value, int | float):
             texts[name] = plain_text(value)
-        elif isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-            # Further right answers; other lists and objects belong to the format of the row.
-            texts[name] = orjson.dumps(value).decode()
+        elif is_text_list(value):
+            texts[name] = json_text(value)
     return texts
+
+
+def is_text_list(value: object) -> bool:
+    """Whether a value is a list of texts, such as further right answers."""
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in cast("list[object]", value))
+    )
+
+
+def json_text(value: object) -> str:
+    """A value as JSON text."""
+    return orjson.dumps(value).decode()
 
 
 def plain_text(value: str | int | float) -> str:

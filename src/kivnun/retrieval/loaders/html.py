@@ -145,8 +145,8 @@ class _Walker:
             self._inline.append(text if self._preformatted else _SPACES.sub(" ", text))
         elif _is_navigation(node):
             self.num_left_out += len("".join(node.text().split()))
-        elif tag == "br" and not self._rows:
-            self._end_line()
+        elif tag == "br":
+            self._break()
         elif tag == "img":
             self._inline.append(f" {node.attributes.get('alt') or ''} ")
         elif tag in _HEADINGS:
@@ -167,6 +167,12 @@ class _Walker:
             self._end(node, tag)
         elif tag == "html" or node.parent is None:
             self._end_block()
+
+    def _break(self) -> None:
+        if self._rows:
+            self._inline.append(" ")
+        else:
+            self._end_line()
 
     def _begin(self, node: LexborNode, tag: str) -> None:
         is_group = self._is_group(node, tag)

@@ -15,8 +15,8 @@ from kivnun.retrieval.loaders.visual_order import is_right_to_left, order_line
 MOST_CHARACTERS = 50_000_000
 
 _RIGHT_LETTER = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
-# Hyphens at the ends of lines: PDFium writes those that it is sure of as U+FFFE or U+0002.
-_HYPHEN = re.compile("(?<=[A-Za-zÀ-ɏ])[-\u00ad\u2010\ufffe\x02]\n(?=[a-zß-ɏ])")
+# PDFium joins lines at most hyphens itself, and writes U+0002 or U+FFFE in their place.
+_HYPHEN = re.compile("(?<=[A-Za-zÀ-ɏ])(?:[\x02\ufffe]\n?|[-\u00ad\u2010]\n)(?=[a-zß-ɏ])")
 _SURE_HYPHEN = re.compile("[\ufffe\x02]")
 
 

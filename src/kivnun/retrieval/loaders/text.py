@@ -36,6 +36,8 @@ def decode_text(data: bytes, declared: str | None = None) -> tuple[str, tuple[st
 
 
 def _decode_body(body: bytes, encoding: str, declared: str | None) -> tuple[str, tuple[str, ...]]:
+    if encoding == "utf-8" and b"\0" in body[:_SAMPLE]:
+        raise CannotReadError("is binary, not text")
     try:
         return body.decode(encoding), () if encoding == "utf-8" else (f"read as {encoding}",)
     except UnicodeDecodeError:

@@ -146,7 +146,7 @@ def test_what_is_chosen_is_the_answer_that_stood_there(tmp_path: Path, answers: 
 
 
 def test_no_name_is_shown(tmp_path: Path, answers: PairedAnswers) -> None:
-    hidden = PairedAnswers(("secret-one", "secret-two"), answers.different, answers.num_same)
+    hidden = PairedAnswers(("secret-one", "secret-two"), answers.different, answers.same)
     lines = rate_all(tmp_path / "c", hidden, "dana", "1234")
     assert "secret" not in "".join(lines)
 
