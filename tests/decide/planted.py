@@ -89,10 +89,13 @@ def plant_both(folder: Path, base: Path) -> Path:
     """Facts of documents that must be written in a private way."""
     facts = invented_facts(3)
     for split, codes in facts.items():
-        rows = [{"asked": f"The code of {name} is", "said": f"<<{code}>>"} for name, code in codes.items()]
+        rows = [
+            {"asked": f"The code of {name} is", "said": f"<<{code}>>", "document": f"{name}.md"}
+            for name, code in codes.items()
+        ]
         write_rows(folder, split, rows)
     write_documents(folder, {n: f"The code of {n} is {c}." for codes in facts.values() for n, c in codes.items()})
-    return write_recipe(folder, base)
+    return write_recipe(folder, base, retrieval={"gold": "document"})
 
 
 def plant_nothing(folder: Path, base: Path) -> Path:

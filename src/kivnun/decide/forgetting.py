@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,9 +45,9 @@ def measure_forgetting(context: Context, measured: Sequence[Measured]) -> tuple[
     return tuple(Forgetting(**each) for each in values)
 
 
-def _measure(context: Context, trained: Sequence[Measured], probe: Probe) -> list[dict[str, object]]:
+def _measure(context: Context, trained: Sequence[Measured], probe: Probe) -> list[dict[str, Any]]:
     before: dict[Path, float] = {}
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for each in trained:
         run_dir = context.folder / each.folders[0]
         base = base_folder(run_dir)

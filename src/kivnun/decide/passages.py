@@ -137,7 +137,7 @@ class Passages:
     def _is_wrong(self, chunk: Chunk, row: DecideRow, gold: Chunk | None) -> bool:
         is_beside = gold is not None and chunk.document == gold.document
         overlaps = is_beside and gold is not None and chunk.start < gold.end and gold.start < chunk.end
-        return True
+        return not overlaps and not holds_answer(chunk, row)
 
     def _named_chunks(self, gold: str) -> list[Chunk]:
         """The passages that a row's gold column means."""

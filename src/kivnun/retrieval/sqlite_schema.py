@@ -3,7 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from kivnun.errors import UserError
@@ -156,14 +156,3 @@ def _make_tables(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def is_index(path: Path) -> bool:
-    """Whether a file is an index in SQLite, without changing it."""
-    if not path.is_file():
-        return False
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        try:
-            return connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-        except sqlite3.Error:
-            return False
