@@ -252,3 +252,15 @@ def test_secrets_in_an_address_stand_neither_in_the_place_nor_in_the_name(servic
     address = service.url.replace("http://", "http://user:hidden@")
     model = open_model(f"openai:tiny?base_url={address}/v1")
     assert "hidden" not in model.place + model.name + model.identity
+
+
+@pytest.mark.parametrize("service", ["openai", "anthropic"])
+def test_an_address_that_is_none_is_refused_without_the_secrets_in_it(
+    monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "k")
+    with pytest.raises(UserError) as caught:
+        open_model(f"{service}:m?base_url=user:pass-word@host/v1?token=t0ken&key_variable=SOME_KEY")
+    assert "host/v1" in caught.value.problem
+    assert "pass-word" not in str(caught.value) + caught.value.problem
+    assert "t0ken" not in str(caught.value) + caught.value.problem

@@ -8,7 +8,7 @@ import torch
 
 from kivnun.asking.kept import KeptAnswers, ask_all
 from kivnun.asking.local import LocalModel
-from kivnun.asking.open import open_model, quiet
+from kivnun.asking.open import hash_folder, open_model, quiet
 from kivnun.asking.request import Request
 from kivnun.data.encode import Encoder
 from kivnun.errors import UserError
@@ -71,6 +71,15 @@ def test_the_same_weights_in_another_folder_have_the_same_identity(tiny_model_fo
     for path in tiny_model_folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     assert open_local(copy).identity == open_local(tiny_model_folder).identity
+
+
+@pytest.mark.parametrize("name", ["model.onnx_data", "weights.part1", "nested/adapter.bin"])
+def test_weights_of_any_ending_are_part_of_an_exported_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"weights")
+    before = hash_folder(tmp_path)
+    (tmp_path / name).write_bytes(b"others!")
+    assert hash_folder(tmp_path) != before
 
 
 def test_a_model_that_continues_text_needs_text(tiny_model_folder: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import math
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from kivnun.assessment.compare import compare_models
 from kivnun.assessment.compare_page import render_comparison, write_comparison
 from kivnun.assessment.evaluate import default_folder, evaluate, limit_rows
 from kivnun.assessment.folder import Evaluated, read_evaluation
+from kivnun.assessment.leaks import settle_leaks
 from kivnun.assessment.page import render_evaluation
 from kivnun.assessment.questions import Questions
 from kivnun.assessment.sides import read_sides
@@ -330,3 +333,39 @@ def test_options_without_effect_are_refused(
     status, _, err = command("evaluate", "bundled", "--recipe", "r.yaml", "--text-template", TEXT)
     assert status == 2
     assert "evaluation-invalid" in err
+
+
+def test_scores_by_another_schema_are_told_of(two: tuple[Path, Path]) -> None:
+    path = two[1] / "evaluation.json"
+    about = json.loads(path.read_text("utf-8"))
+    assert not any("differs" in note for note in compare_models(read_sides(list(map(str, two)))).notes)
+    about["settings"] |= {"json_schema": {"type": "object"}, "metric mine": {"source": "abc"}}
+    path.write_text(json.dumps(about), "utf-8")
+    notes = "\n".join(compare_models(read_sides(list(map(str, two)))).notes)
+    assert "the JSON Schema differs" in notes
+    assert "the source of the metric mine differs" in notes
+
+
+def test_another_evaluation_in_the_way_of_a_comparison_has_a_hint_that_helps(
+    work: Path, tiny_model_folder: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    run(tiny_model_folder, wanted_of())
+    words = ("compare", str(tiny_model_folder), "bundled", "--data", "rows.jsonl", "--text-template", TEXT)
+    status, _, err = command(*words, "--task", "question_answering")
+    assert status == 2
+    assert "evaluate apart" in err
+
+
+def test_a_run_without_its_data_set_is_said_to_be_unchecked(tmp_path: Path) -> None:
+    row = Conversation((Message("user", "a?", trained=False), Message("assistant", "b", trained=True)), {}, "x:1")
+    questions = Questions((row,), PromptTemplate("chat"), "rows")
+    assert "nobody knows" in settle_leaks(questions, tmp_path, leave_out=False).notes[0]
+
+
+def test_evaluations_are_compared_without_what_makes_models() -> None:
+    program = (
+        "import sys; import kivnun.assessment.compare_page, kivnun.cli.compare, kivnun.assessment.sides; "
+        "from kivnun.cli.output import open_console; open_console(); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

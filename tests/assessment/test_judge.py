@@ -453,3 +453,13 @@ def test_a_grade_request_shows_one_answer() -> None:
     request = score_request("p", ["r"], "x", CRITERIA)
     assert answers_in(request) == ("x", "x")
     assert "verdict" not in "".join(text for _, text in request.messages)
+
+
+def test_a_few_grades_that_are_all_the_same_are_no_certainty(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "a", ["answer"] * 6)
+    judge = Judge(lambda _first, _second: json.dumps({"reason": "", "score": 5}))
+    mean = score_answers(judge, read_answers(folder), folder, JudgeOptions(), log=quiet).mean()
+    assert mean is not None
+    # Wilson's lower end of 6 of 6 is 6 / (6 + z^2), from 0 to 1; grades go from 1 to 5.
+    assert (mean.value, mean.high) == (5, 5)
+    assert mean.low == pytest.approx(1 + 4 * 6 / (6 + 1.959964**2), rel=1e-6)

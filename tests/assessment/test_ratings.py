@@ -393,3 +393,15 @@ def test_a_folder_of_ratings_without_names_is_refused(tmp_path: Path, answers: P
     prefer(tmp_path, answers, "dana", "a")
     with pytest.raises(UserError, match=r"pairs\.json cannot be read"):
         read_verdicts(tmp_path)
+
+
+def test_separators_of_lines_inside_an_answer_end_no_row(tmp_path: Path) -> None:
+    odd = "one\u2028two\u0085three\u2029four"
+    first, second = write_two(tmp_path)
+    path = first / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    rows[0]["answer"] = odd
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    pairs = read_pairs(first, second)
+    assert odd in [pair.a for pair in pairs.different]
+    assert len(pairs.different) + pairs.num_same == len(rows)

@@ -8,13 +8,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-SYLLABLES = [a + b for a in "b d f g k l m n p r s t v z".split() for b in "a e i o u".split()]
+SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
 SIZES = {"train": 240, "validation": 40, "test": 80}
 
 
 def invented_names(count: int, seed: int) -> list[str]:
     """Different names of three syllables."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - invented names, no secrets
     names: dict[str, None] = {}
     while len(names) < count:
         names["".join(draw.choice(SYLLABLES) for _ in range(3)).capitalize()] = None
@@ -23,7 +23,7 @@ def invented_names(count: int, seed: int) -> list[str]:
 
 def invented_facts(seed: int) -> dict[str, dict[str, str]]:
     """A code for every name, by split."""
-    draw = random.Random(seed)
+    draw = random.Random(seed)  # noqa: S311 - invented names, no secrets
     names = iter(invented_names(sum(SIZES.values()), seed))
     return {split: {next(names): str(draw.randrange(100, 1000)) for _ in range(size)} for split, size in SIZES.items()}
 
@@ -41,10 +41,10 @@ def write_documents(folder: Path, texts: Mapping[str, str]) -> None:
         (folder / "documents" / f"{name}.md").write_text(text + "\n", "utf-8")
 
 
-def write_recipe(folder: Path, base: Path, **sections: Any) -> Path:
+def write_recipe(folder: Path, base: str, **sections: Any) -> Path:
     """The recipe of a planted task; `sections` are merged into the usual ones."""
     recipe: dict[str, Any] = {
-        "base_model": str(base),
+        "base_model": base,
         "data": {
             **{split: f"{split}.jsonl" for split in SIZES},
             "prompt_template": "{asked}",
@@ -65,7 +65,7 @@ def write_recipe(folder: Path, base: Path, **sections: Any) -> Path:
     return path
 
 
-def plant_knowledge(folder: Path, base: Path) -> Path:
+def plant_knowledge(folder: Path, base: str) -> Path:
     """Facts that stand in documents only: whoever reads them is right, whoever learnt others is not."""
     facts = invented_facts(1)
     for split, codes in facts.items():
@@ -75,22 +75,24 @@ def plant_knowledge(folder: Path, base: Path) -> Path:
     return write_recipe(folder, base)
 
 
-def plant_format(folder: Path, base: Path) -> Path:
+def plant_format(folder: Path, base: str) -> Path:
     """A private way to write what stands in the prompt: no document tells it, and two examples hardly do."""
     facts = invented_facts(2)
     for split, codes in facts.items():
-        rows = [{"asked": f"Ticket {code} from {name}:", "said": f"<{name}/{code}>"} for name, code in codes.items()]
+        rows = [
+            {"asked": f"Ticket {code} from {name}:", "said": f"{code} paid by {name}"} for name, code in codes.items()
+        ]
         write_rows(folder, split, rows)
     write_documents(folder, {name: f"{name} came to the fair." for name in invented_names(20, 22)})
     return write_recipe(folder, base)
 
 
-def plant_both(folder: Path, base: Path) -> Path:
+def plant_both(folder: Path, base: str) -> Path:
     """Facts of documents that must be written in a private way."""
     facts = invented_facts(3)
     for split, codes in facts.items():
         rows = [
-            {"asked": f"The code of {name} is", "said": f"<<{code}>>", "document": f"{name}.md"}
+            {"asked": f"The code of {name} is", "said": f"item {code} end", "document": f"{name}.md"}
             for name, code in codes.items()
         ]
         write_rows(folder, split, rows)
@@ -98,7 +100,7 @@ def plant_both(folder: Path, base: Path) -> Path:
     return write_recipe(folder, base, retrieval={"gold": "document"})
 
 
-def plant_nothing(folder: Path, base: Path) -> Path:
+def plant_nothing(folder: Path, base: str) -> Path:
     """What is asked stands in the prompt itself: nothing that costs more can be better."""
     facts = invented_facts(4)
     for split, codes in facts.items():
@@ -111,7 +113,7 @@ def plant_nothing(folder: Path, base: Path) -> Path:
     return write_recipe(folder, base)
 
 
-def plant_leak(folder: Path, base: Path) -> Path:
+def plant_leak(folder: Path, base: str) -> Path:
     """A test file some of whose rows are training rows."""
     path = plant_nothing(folder, base)
     train = (folder / "train.jsonl").read_text("utf-8").splitlines()

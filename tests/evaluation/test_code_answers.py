@@ -20,6 +20,11 @@ def test_a_right_program_passes_and_a_wrong_one_does_not():
     ]
 
 
+def test_the_first_block_of_python_counts_whatever_stands_before_it():
+    answer = f"Install:\n```bash\npip install double\n```\nThen:\n```Python3\n{RIGHT}\n```\n```python\nother\n```"
+    assert find_program(answer) == RIGHT
+
+
 def test_a_program_between_fences_is_found():
     answer = f"Here it is:\n```python\n{RIGHT}\n```\nIt doubles."
     assert find_program(answer) == RIGHT

@@ -119,3 +119,11 @@ def test_a_schema_that_refers_to_the_network_is_refused_and_nothing_is_fetched()
     validator = make_validator({"$ref": "http://127.0.0.1:9/schema.json"})
     with pytest.raises(UserError, match="which it does not hold"):
         keeps_schema("{}", validator)
+
+
+def test_lists_that_are_too_deep_are_wrong_and_end_nothing():
+    deep = "[" * 1000 + "1" + "]" * 1000
+    assert row_metric("field_f1", deep, [REFERENCE]) == 0
+    assert row_metric("field_overlap", deep, [REFERENCE]) == 0
+    schema = {"type": "array", "items": {"$ref": "#"}}
+    assert keeps_schema(deep, make_validator(schema)) == 0

@@ -30,6 +30,7 @@ def test_english_is_scored_by_the_rules_of_squad(answer, reference, match, f1):
         ("שָׁלוֹם", "שלום"),  # points
         ("בית־ספר", "בית ספר"),  # maqaf
         ("בית-ספר", "בית ספר"),
+        ("תל–אביב", "תל־אביב"),  # a dash in its place
         ("צה״ל", 'צה"ל'),  # gershayim
         ("ג׳ירפה", "ג'ירפה"),  # geresh
         ("\u200fירושלים\u200f.", "ירושלים"),  # marks of direction
@@ -50,6 +51,11 @@ def test_a_hebrew_prefix_is_no_article_and_a_latin_letter_in_hebrew_is_none_eith
     assert normalised_match("הבית", "בית") == 0
     assert normalise_answer("ויטמין A") == "ויטמין a"
     assert normalise_answer("A vitamin") == "vitamin"
+
+
+def test_a_number_or_a_name_behind_a_hebrew_prefix_is_a_word_of_its_own():
+    assert token_f1("ב-1969", "1969") == pytest.approx(2 / 3)
+    assert normalise_answer("חברת ה־NASA") == "חברת ה nasa"
 
 
 def test_an_english_hyphen_joins_as_in_squad():

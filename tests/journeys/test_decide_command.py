@@ -9,7 +9,7 @@ import pytest
 from journey import Ended, read_events, start_kivnun, wait_until, write_workplace
 
 DECIDE = """\
-evaluation: {{task: classification, label: tone, max_new_tokens: 4, resamples: 100}}
+evaluation: {{task: classification, label: tone, max_new_tokens: 8, resamples: 100}}
 decide: {{arms: [{arms}], shots: [1], pilot_rows: 6, timed_requests: 2, learning_curve: [0.5]{more}}}
 """
 Command = Callable[..., Ended]

@@ -57,7 +57,11 @@ def test_the_best_passages_of_a_search_are_put_into_the_rerankers_order(tmp_path
     expected = dict(zip(first, expected_scores(folder, tuple(first)), strict=True))
     with open_index(tmp_path / "index", SearchOptions(reranker=f"dir:{folder}")) as index:
         found = index.search(QUERY, 5)
-    assert [hit.chunk.text for hit in found.hits] == sorted(first, key=lambda text: -expected[text])[:5]
+    # Numbers are unknown words to this model, so that passages tie: their scores are compared, not their names.
+    scores = [hit.score for hit in found.hits]
+    np.testing.assert_allclose(scores, [expected[hit.chunk.text] for hit in found.hits], atol=1e-5)
+    np.testing.assert_allclose(scores, sorted(expected.values(), reverse=True)[:5], atol=1e-5)
+    assert scores == sorted(scores, reverse=True)
     assert found.evidence == found.hits[0].score
 
 

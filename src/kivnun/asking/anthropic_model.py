@@ -156,7 +156,7 @@ def open_anthropic(spec: EndpointSpec, *, log: Log) -> AnthropicModel:
     if not spec.base_url.startswith(("http://", "https://")):
         raise UserError(
             "endpoint-failed",
-            f"{spec.base_url} is no address",
+            f"{public_address(spec.base_url)} is no address",
             hint="begin it with https:// (or http:// for a server of your own)",
         )
     client = Anthropic(base_url=spec.base_url, api_key=key or "none", max_retries=0, timeout=spec.timeout_seconds)

@@ -30,7 +30,7 @@ from kivnun.runs.store import RUNS_FOLDER, is_run
 from kivnun.training.device import pick_device
 
 CPU_BATCH, GPU_BATCH = 32, 64
-_SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt", ".onnx", ".data", ".gguf", ".onnx_adapter")
+_NOTES = (".md",)
 
 
 def quiet(_event: str, _fields: Mapping[str, object]) -> None:
@@ -62,7 +62,7 @@ def open_model(spec: str, *, kind: Kind | None = None, log: Log = quiet) -> Aske
         return _open_run(found, run_dir)
     if folder.is_dir() and has_adapters(folder):
         _require_no_engine(found)
-        return _local(found, open_shared(folder, found.adapter), _hash(folder), None)
+        return _local(found, open_shared(folder, found.adapter), hash_folder(folder), None)
     if found.adapter is not None:
         raise UserError(
             "adapter-unknown",
@@ -102,8 +102,9 @@ def _open_run(spec: LocalSpec, run_dir: Path) -> AskedModel:
                 "stage-unsupported", f"{run_dir} holds a classifier, which has no ONNX form", hint="leave #onnx out"
             )
         headed = open_headed(run_dir, "classification")
-        identity = _digest(content_hash(run_dir / "model"), "classifier")
-        return LabellingModel(headed, spec.name, identity, spec.kind or _kind_of(headed.template))
+        kind = spec.kind or _kind_of(headed.template)
+        identity = _digest(content_hash(run_dir / "model"), "classifier", kind)
+        return LabellingModel(headed, spec.name, identity, kind)
     assistant = open_assistant(run_dir, spec.engine)
     parts = [content_hash(run_dir / "model"), assistant.engine.name]
     if assistant.engine.name == "onnx":
@@ -124,7 +125,7 @@ def _open_exported(spec: LocalSpec, folder: Path, kind: Kind | None) -> LocalMod
     encoder = Encoder(load_tokenizer(folder))
     engine = open_form(folder, name=spec.name)
     assistant = Assistant(engine, encoder, _template_of(folder), read_stop_ids(folder, encoder.end_id))
-    return _local(spec, assistant, _hash(folder), _unless_own(kind, folder))
+    return _local(spec, assistant, hash_folder(folder), _unless_own(kind, folder))
 
 
 def _open_hugging_face(spec: LocalSpec, kind: Kind | None) -> LocalModel:
@@ -183,9 +184,13 @@ def _require_no_engine(spec: LocalSpec) -> None:
         )
 
 
-def _hash(folder: Path) -> str:
-    """Hash over the names and contents of a model folder's files, of whatever form."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _SUFFIXES)
+def hash_folder(folder: Path) -> str:
+    """Hash over names and contents of a model folder's files: weights have any ending, `.onnx_data` among them.
+
+    Args:
+        folder: Of the model; notes in Markdown do not count.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix not in _NOTES)
     return _digest(*(f"{path.relative_to(folder)} {hash_file(path)}" for path in files))
 
 

@@ -1,6 +1,6 @@
 """`kivnun compare`: models on the same rows, each against the first, with what broke before what was mended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -301,4 +301,12 @@ def _notes(sides: Sequence[Side]) -> list[str]:
     limits = {side.evaluated.about["settings"].get("max_new_tokens") for side in sides}
     if len(limits) > 1:
         notes.append("the longest answer that was allowed differs")
-    return notes
+    return [*notes, *(f"{what} differs between the models, and what it measures too" for what in _differing(sides))]
+
+
+def _differing(sides: Sequence[Side]) -> list[str]:
+    """What scores depend on beyond answers and rows, where it is not the same for all: schema and own metrics."""
+    settings: list[Mapping[str, object]] = [side.evaluated.about["settings"] for side in sides]
+    names = dict.fromkeys(name for each in settings for name in each if name.startswith("metric "))
+    words = {"json_schema": "the JSON Schema", **{name: f"the source of the {name}" for name in names}}
+    return [word for name, word in words.items() if any(each.get(name) != settings[0].get(name) for each in settings)]

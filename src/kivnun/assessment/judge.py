@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from kivnun.asking.kept import KeptAnswers, ask_all
 from kivnun.asking.request import AskedModel, Log, Reply, Request
 from kivnun.assessment.judge_prompts import (
@@ -31,7 +29,7 @@ from kivnun.assessment.judge_prompts import (
 from kivnun.assessment.pairs import AnsweredRow, AnswerPair, PairedAnswers, Side, chosen_rows
 from kivnun.data.visible import make_visible
 from kivnun.errors import UserError
-from kivnun.evaluation.intervals import BOOTSTRAP, CONFIDENCE
+from kivnun.evaluation.intervals import mean_estimate
 from kivnun.evaluation.results import Estimate
 from kivnun.runs.atomic import write_atomic
 
@@ -220,20 +218,20 @@ class ScoredAnswers:
         return {score: given[score] for score in SCORES.values()}
 
     def mean(self, *, seed: int = 0, resamples: int = 1000) -> Estimate | None:
-        """The mean grade with a bootstrap interval over the rows; None without grades.
+        """The mean grade with its interval, as that of any score; None without grades.
 
         Args:
             seed: Of the bootstrap.
             resamples: How many.
         """
-        counts = np.asarray([*self.counts.values()], dtype=np.float64)
-        total = int(counts.sum())
-        if not total:
+        if not self.read:
             return None
-        grades = np.asarray([*self.counts], dtype=np.float64)
-        draws = np.random.default_rng(seed).multinomial(total, counts / total, size=resamples)
-        low, high = np.quantile(draws @ grades / total, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Estimate(float(counts @ grades) / total, float(low), float(high), BOOTSTRAP)
+        # From 0 to 1 and back: grades that are all the same do not tell how far others would be.
+        lowest, widest = min(SCORES.values()), max(SCORES.values()) - min(SCORES.values())
+        shares = [(grade - lowest) / widest for grade in self.read.values()]
+        found = mean_estimate(shares, seed=seed, resamples=resamples)
+        value, low, high = (lowest + widest * each for each in (found.value, found.low, found.high))
+        return Estimate(value, low, high, found.method)
 
     def summary(self) -> dict[str, object]:
         """The mean, the counts and what could not be read, as JSON values."""

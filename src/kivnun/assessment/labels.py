@@ -104,7 +104,7 @@ def score_agreement(people: Mapping[str, int], judge: Mapping[str, int]) -> Scor
 def _read_labels(path: Path, name: str) -> dict[str, str]:
     """The value of each row as text, from lines that each name another row."""
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in path.read_text("utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("ratings-invalid", f"{path} cannot be read: {error}", hint="name a file of labels") from error
     found: dict[str, str] = {}

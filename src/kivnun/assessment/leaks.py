@@ -26,11 +26,13 @@ class Leaks:
         exact: Numbers of rows that were trained on, with question and answer.
         near: Numbers of rows of which nearly the same question, or the same with another answer, was trained on.
         is_near_checked: Whether near ones were looked for.
+        is_checked: Whether any were: a run without its data set cannot say what it was trained on.
     """
 
     exact: tuple[int, ...]
     near: tuple[int, ...]
     is_near_checked: bool = True
+    is_checked: bool = True
 
 
 def find_leaks(questions: Questions, run_dir: Path) -> Leaks:
@@ -42,7 +44,7 @@ def find_leaks(questions: Questions, run_dir: Path) -> Leaks:
     """
     path = run_dir / "dataset" / "train.jsonl"
     if not path.is_file():
-        return Leaks((), (), is_near_checked=False)
+        return Leaks((), (), is_checked=False)
     dataset = read_dataset(run_dir / "dataset")
     train = dataset.rows("train")
     ids = {row.id for row in train}
@@ -56,7 +58,8 @@ def find_leaks(questions: Questions, run_dir: Path) -> Leaks:
     ]
     if len(train) > MAX_NEAR_ROWS:
         return Leaks(tuple(exact), (), is_near_checked=False)
-    near = (_near(trained, asked) | {n for n, text in enumerate(asked) if text in set(trained)}) - set(exact)
+    same = set(trained)
+    near = (_near(trained, asked) | {n for n, text in enumerate(asked) if text in same}) - set(exact)
     return Leaks(tuple(exact), tuple(sorted(near)))
 
 
@@ -88,6 +91,8 @@ def settle_leaks(questions: Questions, run_dir: Path, *, leave_out: bool) -> Que
         notes.append(
             f"{len(leaks.near):,} of {total:,} rows ask nearly what a training row of {run_dir} asks, such as {first}"
         )
+    if not leaks.is_checked:
+        notes.append(f"{run_dir} has no data set, so that nobody knows whether it was trained on these rows")
     if not leaks.is_near_checked:
         notes.append(f"whether rows are nearly the same as training rows of {run_dir} was not looked at")
     named = Questions(**{**vars(questions), "notes": tuple(notes)})

@@ -168,10 +168,11 @@ def read_answers(folder: Path) -> tuple[AnsweredRow, ...]:
         )
     hint = f"evaluate first: kivnun evaluate writes {ROWS_FILE} into the folder of an evaluation"
     try:
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else None
+        # Not `splitlines`, which also parts at U+2028 and its like; in JSON these may stand inside a text.
+        lines = path.read_text("utf-8").rstrip("\n").split("\n") if path.is_file() else None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("evaluation-invalid", f"{path} cannot be read: {error}", hint=hint) from error
-    if not lines:
+    if not lines or lines == [""]:
         problem = f"{folder} holds no evaluation: {ROWS_FILE} is not there" if lines is None else f"{path} is empty"
         raise UserError("evaluation-invalid", problem, hint=hint)
     rows = tuple(_read_row(line, f"{path}:{number}", hint) for number, line in enumerate(lines, start=1))

@@ -19,7 +19,6 @@ from kivnun.data.text_pairs import write_prompt
 from kivnun.errors import UserError
 from kivnun.evaluation.metrics import collect_labels, normalize_text
 from kivnun.evaluation.scoring import ScoredRow, read_references
-from kivnun.inputs import find_inputs
 from kivnun.recipe.load import LoadedRecipe
 from kivnun.recipe.schema import DataSection, EvaluationSection
 from kivnun.recipe.values import Section
@@ -116,6 +115,8 @@ def read_recipe_rows(loaded: LoadedRecipe) -> Questions:
     Raises:
         UserError: `split-too-small` where it keeps none; whatever is wrong with its files.
     """
+    from kivnun.inputs import find_inputs  # noqa: PLC0415 - loads torch, for which comparisons should not wait
+
     inputs = find_inputs(loaded)
     questions = _test_rows(inputs.recipe.data, inputs.recipe.training.objective.kind, str(loaded.path))
     return replace(questions, hashes=dict(inputs.hashes))

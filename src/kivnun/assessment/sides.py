@@ -13,7 +13,7 @@ from kivnun.assessment.questions import read_part
 from kivnun.data.folder import read_dataset
 from kivnun.errors import UserError
 from kivnun.evaluation.metrics import collect_labels
-from kivnun.evaluation.scoring import ScoredRow, score_rows, scoring_of, summarise
+from kivnun.evaluation.scoring import ScoredRow, describe_scoring, score_rows, scoring_of, summarise
 from kivnun.recipe.schema import EvaluationSection
 from kivnun.runs import find_run, read_lock, read_manifest
 from kivnun.runs.store import RUNS_FOLDER, is_run
@@ -128,7 +128,7 @@ def read_run_answers(run_dir: Path, label: str, *, is_base: bool) -> Evaluated:
     about = {
         "model": label,
         "source": str(run_dir),
-        "settings": section.model_dump(mode="json"),
+        "settings": {**section.model_dump(mode="json"), **describe_scoring(scoring)},
         "created": read_manifest(run_dir / "evaluation").created_at,
     }
     return Evaluated(about, scores.main, summarise(answers, rows, scores, scoring), (), answered)

@@ -85,6 +85,7 @@ def _evaluated(model: str, wanted: "Wanted", models: Sequence[str], *, force: bo
     from kivnun.assessment.wanted import plan_wanted
     from kivnun.cli.asking_shown import AskingShown
     from kivnun.cli.output import tell
+    from kivnun.errors import UserError
 
     if is_evaluation(Path(model)):
         return model
@@ -92,7 +93,17 @@ def _evaluated(model: str, wanted: "Wanted", models: Sequence[str], *, force: bo
     plan = plan_wanted(model, replace(wanted, written_as=runs[0] if runs else None))
     tell(f"evaluating {model.partition('?')[0]} on {len(plan.rows):,} rows in {plan.folder}")
     with AskingShown(sys.stderr) as shown:
-        evaluate(plan, force=force, log=shown.log)
+        try:
+            evaluate(plan, force=force, log=shown.log)
+        except KeyboardInterrupt:
+            tell("interrupted; answers so far are kept, and the same command goes on from here")
+            raise
+        except UserError as error:
+            if error.code != "file-exists":
+                raise
+            # Where this evaluation goes cannot be said here: --out is the comparison's folder.
+            hint = "evaluate apart with `kivnun evaluate --out`, or replace it with --force; answers are kept"
+            raise UserError(error.code, error.problem, hint=hint) from error
     return str(plan.folder)
 
 
@@ -102,7 +113,7 @@ def print_comparison(comparison: "ModelComparison") -> None:
     Args:
         comparison: The comparison.
     """
-    from kivnun.cli.summary import open_console
+    from kivnun.cli.output import open_console
     from kivnun.data.visible import make_visible
 
     console = open_console()
@@ -114,8 +125,8 @@ def print_comparison(comparison: "ModelComparison") -> None:
 
 def _print_pair(pair: "PairReport", num_pairs: int) -> None:
     from kivnun.assessment import compare_words as words
+    from kivnun.cli.output import open_console
     from kivnun.cli.rate import print_verdicts
-    from kivnun.cli.summary import open_console
 
     console = open_console()
     lines = [words.say_pair(pair, num_pairs=num_pairs), words.say_changes(pair), *([pair.power] if pair.power else [])]
@@ -133,7 +144,7 @@ def _print_pair(pair: "PairReport", num_pairs: int) -> None:
 
 
 def _print_change(change: "Change") -> None:
-    from kivnun.cli.summary import open_console
+    from kivnun.cli.output import open_console
     from kivnun.data.visible import isolate, make_visible
 
     def short(text: str) -> str:
@@ -153,7 +164,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], first_nu
     from rich.table import Table
     from rich.text import Text
 
-    from kivnun.cli.summary import open_console
+    from kivnun.cli.output import open_console
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):

@@ -160,7 +160,7 @@ def print_evaluation(evaluated: "Evaluated") -> None:
     from rich.text import Text
 
     from kivnun.assessment.page import list_facts
-    from kivnun.cli.summary import open_console
+    from kivnun.cli.output import open_console
     from kivnun.data.visible import isolate, make_visible
     from kivnun.evaluation.wording import say_interval, say_metric, say_metric_name
 

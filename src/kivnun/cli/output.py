@@ -3,13 +3,27 @@
 import json
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from kivnun.data.visible import make_visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PIPE_WIDTH = 120
 
 
 def tell(text: str) -> None:
     """Say something on standard error; what stands in it may come from anybody's data."""
     sys.stderr.write("\n".join(make_visible(line) for line in text.split("\n")) + "\n")
+
+
+def open_console() -> "Console":
+    """Standard output for tables; a file or a pipe gets lines of one width, whatever terminal it was started in."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def to_json(value: object) -> str:

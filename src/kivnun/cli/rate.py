@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from kivnun.assessment.verdicts import Verdicts
 
 CHUNK_BYTES = 64
-PIPE_WIDTH = 120
 ESCAPE = b"\x1b"
 
 
@@ -153,13 +152,10 @@ def print_verdicts(verdicts: "Verdicts") -> None:
     Args:
         verdicts: The verdicts.
     """
-    from rich.console import Console
-
     from kivnun.assessment.verdict_words import say_verdicts
+    from kivnun.cli.output import open_console
 
-    # Not that of the summary of a run, which loads all that makes models: people wait for this one.
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    console = open_console()
     console.print(_table(verdicts))
     for line in say_verdicts(verdicts):
         console.print(line, markup=False, soft_wrap=True)

@@ -157,7 +157,7 @@ def _print_answer(given: "GroundedAnswer", name: str) -> None:
 def _print_measures(estimates: "Mapping[str, Estimate]", counts: Mapping[str, int], num_queries: int) -> None:
     from rich.table import Table
 
-    from kivnun.cli.summary import open_console
+    from kivnun.cli.output import open_console
 
     table = Table(title=f"{num_queries:,} queries, 95 % intervals", title_justify="left")
     for name in ("measure", "mean", "interval", "queries"):

@@ -1,21 +1,13 @@
 """The end of a run in a few tables on standard output."""
 
-from rich.console import Console
 from rich.table import Table
 
+from kivnun.cli.output import open_console
 from kivnun.data.check_counts import say_checks
 from kivnun.evaluation.results import PREFERENCE
 from kivnun.evaluation.wording import say_interval, say_metric, say_metric_name, say_size, say_verdict
 from kivnun.generation.agreement import ParityRow
 from kivnun.results import RunResults
-
-PIPE_WIDTH = 120
-
-
-def open_console() -> Console:
-    """Standard output; in a file or a pipe there is no edge to wrap at."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def print_summary(results: RunResults) -> None:

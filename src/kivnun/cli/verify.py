@@ -49,7 +49,7 @@ def verify(
 
 
 def _print(report: "VerifyReport") -> None:
-    from kivnun.cli.summary import open_console
+    from kivnun.cli.output import open_console
     from kivnun.optimization.engines import why_not_here
 
     console = open_console()

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from kivnun.data.chat import Segment, Turn
 from kivnun.data.tokens import TokenizedRow
 from kivnun.errors import UserError
-from kivnun.models.types import Tokenizer
+
+if TYPE_CHECKING:
+    # Named alone: who only reads rows should not wait for transformers.
+    from kivnun.models.types import Tokenizer
 
 _PROBE = ("### A:\n", "joy")
 _ANCHORS = ("\u263a", "\n", "|")
@@ -26,7 +29,7 @@ class Encoder:
         tokenizer: The tokenizer.
     """
 
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer"
     _adds_space: bool = field(init=False)
     _adds_begin: bool = field(init=False)
     _special: re.Pattern[str] = field(init=False)

@@ -22,7 +22,8 @@ import orjson
 
 from kivnun.errors import UserError
 
-_FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)\n?```", flags=re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"```([^\n`]*)\n(.*?)\n?```", flags=re.DOTALL)
+_PYTHON = ("", "python", "py", "python3")
 
 # Runs in the other process. A program that ends early, by sys.exit(0) or os._exit(0), never comes to the last line; the
 # word that it writes there is drawn anew for each run.
@@ -77,14 +78,16 @@ LIMITS = Limits()
 
 
 def find_program(answer: str) -> str:
-    """The program in an answer: the first block between fences of Markdown, or all of it, without a common indent.
+    """The program in an answer: the first block of Python between fences of Markdown, or all of it.
+
+    Blocks of other languages are passed over, and a common indent is taken off.
 
     Args:
         answer: What was answered.
     """
-    fenced = _FENCED.search(answer)
+    blocks = (each[2] for each in _FENCED.finditer(answer) if each[1].strip().lower() in _PYTHON)
     # Answers often begin with the space that parts them from the prompt.
-    return textwrap.dedent(fenced[1] if fenced else answer).strip()
+    return textwrap.dedent(next(blocks, answer)).strip()
 
 
 def syntax_valid(answer: str) -> float:

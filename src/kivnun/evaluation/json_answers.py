@@ -43,12 +43,17 @@ def read_json(text: str) -> tuple[bool, object]:
 def read_items(text: str) -> list[Item] | None:
     """The items of an answer; None where it is no JSON object or list. A fence of Markdown around it is taken off.
 
+    Lists within lists that are too deep to be walked through hold nothing that anybody wants.
+
     Args:
         text: An answer or a reference.
     """
     fenced = _FENCED.fullmatch(text.strip())
     is_json, value = read_json(fenced[1] if fenced else text)
-    return list_items(value) if is_json and isinstance(value, dict | list) else None
+    try:
+        return list_items(value) if is_json and isinstance(value, dict | list) else None
+    except RecursionError:
+        return None
 
 
 def list_items(value: object, name: str = "") -> list[Item]:
@@ -165,6 +170,8 @@ def keeps_schema(answer: str, validator: Validator) -> float:
     is_json, value = read_json(answer)
     try:
         return float(is_json and validator.is_valid(cast("Any", value)))
+    except RecursionError:
+        return 0.0
     except Unresolvable as error:
         raise UserError(
             "evaluation-invalid",

@@ -2,9 +2,9 @@
 
 Reference: Rajpurkar et al. 2016, "SQuAD: 100,000+ questions for machine comprehension of text" (arXiv:1606.05250), and
 the evaluation script of SQuAD 2.0. On English in ASCII the values are those of the script. Beyond it, punctuation is
-what Unicode calls so, Hebrew points and marks of direction are no part of a word, a maqaf or a hyphen between Hebrew
-letters parts words, Chinese and Japanese characters are words of their own, and the English articles are dropped of
-texts in Latin letters alone ("ויטמין A" keeps its A).
+what Unicode calls so, Hebrew points and marks of direction are no part of a word, a maqaf, hyphen or dash behind a
+Hebrew letter parts words (of "ב-1969" the year is a word), Chinese and Japanese characters are words of their own, and
+the English articles are dropped of texts in Latin letters alone ("ויטמין A" keeps its A).
 """
 
 import re
@@ -15,7 +15,7 @@ from collections import Counter
 from kivnun.data.checks.scripts import main_script
 
 _HEBREW_POINTS = re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
-_HEBREW_JOINT = re.compile("(?<=[\u05d0-\u05ea])[\u05be\u2010\u2011-](?=[\u05d0-\u05ea])")
+_HEBREW_JOINT = re.compile(r"(?<=[\u05d0-\u05ea])[\u05be\u2010\u2011\u2013\u2014-](?=\w)")
 _WITHOUT_SPACES = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ASCII_PUNCTUATION = frozenset(string.punctuation)

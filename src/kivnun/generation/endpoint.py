@@ -75,7 +75,7 @@ def open_endpoint(base_url: str, *, key_variable: str) -> Endpoint:
     if not base_url.startswith(("http://", "https://")):
         raise UserError(
             "endpoint-failed",
-            f"{base_url} is no address",
+            f"{public_address(base_url)} is no address",
             hint="begin it with https:// (or http:// for a server of your own), and end it with /v1",
         )
     client = OpenAI(base_url=base_url, api_key=key, max_retries=MAX_RETRIES, timeout=TIMEOUT_SECONDS)
@@ -187,4 +187,7 @@ def find_server(endpoint: Endpoint, model: str, prompt_ids: Sequence[int], promp
 def public_address(base_url: str) -> str:
     """An address without what may be secret in it: user, password and query."""
     parts = urlsplit(base_url)
+    # Without a scheme, user and password stand in what is taken for the path.
+    if not parts.netloc:
+        return base_url.rpartition("@")[2].partition("?")[0].partition("#")[0]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -131,7 +131,9 @@ def load_encoder(folder: Path) -> Model:
 
 
 def load_plain_tokenizer(folder: Path) -> Tokenizer:
-    """A fast tokenizer that neither cuts nor pads; encoders need no end-of-text token.
+    """A fast tokenizer; encoders need no end-of-text token.
+
+    Published files often cut at 128 tokens and pad to as many: every call must say whether it wants that.
 
     Raises:
         UserError: `model-invalid` where there is none.
@@ -151,9 +153,6 @@ def load_plain_tokenizer(folder: Path) -> Tokenizer:
             f"{folder}: the tokenizer has no fast form",
             hint="save it again with transformers' fast tokenizer: the folder then holds tokenizer.json",
         )
-    # Published files often cut at 128 tokens and pad to as many, which no caller would notice.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
