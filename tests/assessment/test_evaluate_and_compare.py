@@ -26,6 +26,7 @@ from kivnun.cli.app import main
 from kivnun.data.conversation import Conversation, Message
 from kivnun.data.template import PromptTemplate
 from kivnun.errors import UserError
+from kivnun.evaluation.slices import BY_ITSELF, slice_scores
 
 TEXT = "Q: {question}\nA: {answer}"
 
@@ -335,6 +336,16 @@ def test_options_without_effect_are_refused(
     assert "evaluation-invalid" in err
 
 
+def test_parts_that_are_too_small_to_compare_are_counted(two: tuple[Path, Path]) -> None:
+    comparison = compare_models(read_sides(list(map(str, two))))
+    rows = [row.row for row in comparison.sides[0].evaluated.rows]
+    shown = {(part.by, part.value) for part in comparison.pairs[0].slices}
+    parts = {by: slice_scores(rows, [0.0] * len(rows), by) for by in BY_ITSELF}
+    left_out = sum((by, part.value) not in shown for by, found in parts.items() if len(found) > 1 for part in found)
+    assert left_out > 0
+    assert any(note.startswith("parts") and note.endswith(f": {left_out}") for note in comparison.notes)
+
+
 def test_scores_by_another_schema_are_told_of(two: tuple[Path, Path]) -> None:
     path = two[1] / "evaluation.json"
     about = json.loads(path.read_text("utf-8"))
@@ -362,10 +373,13 @@ def test_a_run_without_its_data_set_is_said_to_be_unchecked(tmp_path: Path) -> N
     assert "nobody knows" in settle_leaks(questions, tmp_path, leave_out=False).notes[0]
 
 
-def test_evaluations_are_compared_without_what_makes_models() -> None:
+def test_evaluations_are_compared_without_what_makes_models(two: tuple[Path, Path]) -> None:
     program = (
-        "import sys; import kivnun.assessment.compare_page, kivnun.cli.compare, kivnun.assessment.sides; "
-        "from kivnun.cli.output import open_console; open_console(); "
-        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+        "import atexit, os, sys\n"
+        "atexit.register(lambda: os._exit(7) if {'torch', 'transformers'} & sys.modules.keys() else None)\n"
+        "from kivnun.cli.app import main\n"
+        "main()"
     )
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", program, "compare", *map(str, two)], check=False, capture_output=True)
+    assert done.returncode == 0
+    assert b"is better" in done.stdout

@@ -305,6 +305,16 @@ def test_verdicts_of_several_judges_stand_beside_each_other(tmp_path: Path, answ
     assert verdicts.together is None
 
 
+def test_asking_a_judge_about_few_rows_takes_no_earlier_verdict_back(tmp_path: Path, answers: PairedAnswers) -> None:
+    folder = tmp_path / "c"
+    judge_pairs(Judge(likes_tuned), answers, folder, JudgeOptions(), log=quiet)
+    few = judge_pairs(Judge(likes_tuned), answers, folder, JudgeOptions(max_rows=3, seed=1), log=quiet)
+    assert len(few.rows) == 3
+    verdicts = read_verdicts(folder, answers)
+    assert verdicts is not None
+    assert [tally.num_rows for tally in verdicts.tallies] == [16]
+
+
 def test_verdicts_about_other_answers_are_refused(tmp_path: Path, answers: PairedAnswers) -> None:
     judge_pairs(Judge(likes_tuned), answers, tmp_path / "c", JudgeOptions(max_rows=3), log=quiet)
     write_evaluation(tmp_path / "tuned", [f"new {row}" for row in range(20)])

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kivnun.evaluation.compare import Outcome, compare_rows, group_outcomes
+from kivnun.evaluation.paired import compare_scores
 from kivnun.evaluation.wording import say_verdict
 
 OUTCOMES = [
@@ -59,10 +60,18 @@ def test_a_large_gain_is_better_a_large_loss_worse_and_a_small_one_is_not_called
 
 
 def test_an_interval_above_zero_is_not_enough_when_the_exact_test_disagrees():
-    pair = compare(0, 5, 95)
+    pair = compare(3, 11, 86)
     assert pair.difference.low > 0
     assert pair.p_value > 0.05
     assert pair.verdict == "unclear"
+
+
+def test_few_rows_that_differ_are_no_certainty_and_say_the_same_as_a_comparison_of_scores():
+    none = compare(0, 0, 10).difference
+    assert none.low == -none.high < -0.2
+    before, after = [0.0] * 5 + [1.0] * 20, [1.0] * 25
+    found = compare_scores(("base", "tuned"), before, after, seed=0, resamples=2000)
+    assert compare(0, 5, 20).difference == found.difference
 
 
 def test_the_verdict_sentence_names_both_shares_the_difference_and_the_doubt():

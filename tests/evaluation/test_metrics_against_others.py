@@ -140,3 +140,10 @@ def test_short_answers_score_as_in_squad_on_every_question_of_xquad():
         for given, expected in ((answer, other), (answer, f"the {answer}."), (f"{answer} {other}", answer)):
             assert token_f1(given, expected) == squad_f1(given, expected)
             assert normalised_match(given, expected) == (squad_normalise(given) == squad_normalise(expected))
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "micro_f1", "chrf", "field_f1_macro"])
+def test_five_rows_that_are_all_wrong_are_no_certainty(name: str):
+    estimate = corpus_metric(name, ["{}"] * 5, [['{"a": "b"}']] * 5, ['{"a": "b"}'], **OPTIONS)
+    assert estimate.low <= estimate.value < estimate.high
+    assert estimate.high > 0.4

@@ -239,8 +239,9 @@ def test_fusion_is_the_weighted_sum_of_scaled_scores() -> None:
     a, b, c = (Chunk(name, 0, 0, 1, "x") for name in "abc")
     hits = fuse([(a, 0.9), (b, 0.5), (c, 0.1)], [(b, 4.0), (a, 1.0)], dense_weight=0.3)
     expected = {"a": 0.3 * 1 + 0.7 * 0.25, "b": 0.3 * 0.5 + 0.7 * 1}
-    assert [hit.chunk.document for hit in hits] == ["b", "a"]
-    np.testing.assert_allclose([hit.score for hit in hits], [expected["b"], expected["a"]])
+    # The farthest passage has a score of 0, and was found all the same.
+    assert [hit.chunk.document for hit in hits] == ["b", "a", "c"]
+    np.testing.assert_allclose([hit.score for hit in hits], [expected["b"], expected["a"], 0.0])
     assert (hits[0].dense, hits[0].lexical) == (0.5, 4.0)
     alike = fuse([(b, 0.5), (a, 0.5)], [], dense_weight=1.0)
     assert [(hit.chunk.document, hit.score) for hit in alike] == [("a", 1.0), ("b", 1.0)]

@@ -13,7 +13,7 @@ from kivnun.evaluation.paired import ScoreComparison, compare_scores, holm, judg
 from kivnun.evaluation.power import say_power
 from kivnun.evaluation.results import Verdict
 from kivnun.evaluation.scoring import RowScores
-from kivnun.evaluation.slices import BY_ITSELF, slice_scores, slice_values
+from kivnun.evaluation.slices import BY_ITSELF, MAX_VALUES, OTHERS, slice_scores, slice_values
 
 MAX_PLACES = 5
 RESAMPLES = 2000
@@ -275,9 +275,8 @@ def _verdicts(first: Side, other: Side, folder: Path | None) -> tuple[Verdicts |
 
 def _compare_slices(first: Side, other: Side, main: str, seed: int) -> list[SlicePair]:
     rows = [row.row for row in first.evaluated.rows]
-    asked = first.evaluated.about["settings"].get("slices") or ()
     pairs: list[SlicePair] = []
-    for by in dict.fromkeys((*asked, *BY_ITSELF)):
+    for by in _parted_by(first):
         values = slice_values(rows, by)
         # The largest part first, lengths from short to long, as an evaluation lists them.
         ordered = [part.value for part in slice_scores(rows, [0.0] * len(rows), by)]
@@ -301,7 +300,25 @@ def _notes(sides: Sequence[Side]) -> list[str]:
     limits = {side.evaluated.about["settings"].get("max_new_tokens") for side in sides}
     if len(limits) > 1:
         notes.append("the longest answer that was allowed differs")
-    return [*notes, *(f"{what} differs between the models, and what it measures too" for what in _differing(sides))]
+    notes += [f"{what} differs between the models, and what it measures too" for what in _differing(sides)]
+    left_out = _parts_left_out(sides[0])
+    if left_out:
+        few = f"fewer than {FEW_IN_SLICE} rows, or are what is left beyond the {MAX_VALUES} commonest values"
+        notes.append(f"parts of the rows that are not compared, since they have {few}: {left_out:,}")
+    return notes
+
+
+def _parts_left_out(side: Side) -> int:
+    rows = [row.row for row in side.evaluated.rows]
+    parts = [slice_scores(rows, [0.0] * len(rows), by) for by in _parted_by(side)]
+    return sum(
+        part.num_rows < FEW_IN_SLICE or part.value == OTHERS for found in parts if len(found) > 1 for part in found
+    )
+
+
+def _parted_by(side: Side) -> list[str]:
+    """What the rows are parted by: as was asked for, and what every row has."""
+    return list(dict.fromkeys((*(side.evaluated.about["settings"].get("slices") or ()), *BY_ITSELF)))
 
 
 def _differing(sides: Sequence[Side]) -> list[str]:

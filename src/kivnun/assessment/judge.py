@@ -9,8 +9,8 @@ Reference: Zheng et al. 2023, "Judging LLM-as-a-judge with MT-Bench and Chatbot 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -182,8 +182,19 @@ def judge_pairs(
     named = zip(answers.names, answers.identities, strict=True)
     own = tuple(name for name, identity in named if identity == model.identity)
     judged = JudgedPairs(model.name, model.place, model.identity, options.criteria, rows, own, num_kept)
-    write_atomic(folder / _file_name(model, options), json.dumps(judged.to_json(), ensure_ascii=True, indent=1) + "\n")
+    path = folder / _file_name(model, options)
+    whole = replace(judged, rows=(*rows, *_said_earlier(path, answers, {row.row_id for row in rows})))
+    write_atomic(path, json.dumps(whole.to_json(), ensure_ascii=True, indent=1) + "\n")
     return judged
+
+
+def _said_earlier(path: Path, answers: PairedAnswers, asked: Collection[str]) -> list[JudgedRow]:
+    """What the same judge said of other rows, so that asking about few of them takes nothing out of the report."""
+    if not path.is_file():
+        return []
+    digests = {pair.row_id: pair.digest for pair in answers.different}
+    earlier = [row for row in _read_judged(path).rows if row.row_id not in asked]
+    return [row for row in earlier if digests.get(row.row_id) == row.digest]
 
 
 @dataclass(frozen=True)

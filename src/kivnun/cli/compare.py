@@ -60,10 +60,12 @@ def compare(
     from kivnun.assessment.compare import compare_models
     from kivnun.assessment.compare_page import PAGE_NAME, default_comparison_folder, write_comparison
     from kivnun.assessment.sides import read_sides
-    from kivnun.assessment.wanted import Wanted
     from kivnun.cli.output import tell, to_json
 
     if data is not None or recipe is not None:
+        # Loads all that asks models; evaluations that are there are compared without it.
+        from kivnun.assessment.wanted import Wanted
+
         templates = {"text_template": text_template} if text_template else {}
         wanted = Wanted(data, recipe, templates, measured, instruction, limit)
         models = [_evaluated(model, wanted, models, force=force) for model in models]

@@ -101,7 +101,8 @@ def _is_index(target: str, query: str | None) -> bool:
 
 
 def _refuse(options: dict[str, object], why: str) -> None:
-    given = [name for name, value in options.items() if value]
+    # A weight or a score of 0 was given too.
+    given = [name for name, value in options.items() if value not in (None, [])]
     if given:
         raise typer.BadParameter(f"{' and '.join(given)}: no effect here: {why}")
 

@@ -39,7 +39,7 @@ from kivnun.decide.forgetting import measure_forgetting
 from kivnun.decide.freeze import count_looks
 from kivnun.decide.freshness import measure_freshness
 from kivnun.decide.measure import not_run, say_error
-from kivnun.decide.passages import INDEX_FOLDER, open_passages
+from kivnun.decide.passages import index_folder, open_passages
 from kivnun.decide.pilot import say_pilot
 from kivnun.decide.plan import Plan, plan_strategies
 from kivnun.decide.results import Arm, Cost, CurvePoint, Freshness, Strategies
@@ -148,11 +148,19 @@ def find_passages(context: Context) -> None:
         return
     try:
         with context.budget.timed():
-            context.passages = open_passages(retrieval, context.folder / INDEX_FOLDER, log=context.log)
+            context.passages = open_passages(retrieval, index_folder(context.folder, retrieval), log=context.log)
     except UserError as error:
         if error.code in ENDS_COMPARISON:
             raise
         context.why_no_passages = say_error(error)
+        return
+    if retrieval.gold is None:
+        context.note(
+            "without retrieval.gold the right passage of a row is the best one found that holds its answer: what is "
+            "not found is not counted, so that retrieval looks better than it is"
+        )
+    if is_endpoint(retrieval.embedder):
+        context.note("what the embedder charges for documents and queries is not counted in any dollars")
 
 
 def measure_arms(context: Context) -> tuple[list[Result], tuple[CurvePoint, ...]]:

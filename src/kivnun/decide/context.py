@@ -28,6 +28,7 @@ from kivnun.recipe.load import DATA_FILES, LoadedRecipe, located_recipe
 from kivnun.recipe.retrieval import RetrievalSection
 from kivnun.recipe.schema import EvaluationSection, Recipe
 from kivnun.recipe.training import COMPUTING_SETTINGS
+from kivnun.retrieval.index_manifest import without_password
 
 FREE_SETTINGS = frozenset(
     (
@@ -178,7 +179,7 @@ def open_context(recipe: Recipe, folder: Path, *, kept: KeptAnswers, log: Log) -
     fixed = describe_fixed(recipe)
     require_same(folder, frozen, fixed)
     pilot = sample(rows["validation"], settings.pilot_rows, seed=settings.seed)
-    digest = hashlib.sha256(json.dumps([fixed, _hashes(rows)], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([fixed, describe_rows(rows, scoring)], sort_keys=True).encode()).hexdigest()
     log("frozen", {"num_test_rows": len(rows["test"]), "num_pilot_rows": len(pilot), "digest": frozen.digest})
     return Context(
         recipe=recipe,
@@ -230,10 +231,30 @@ def describe_fixed(recipe: Recipe) -> dict[str, object]:
         "method": recipe.method.model_dump(mode="json"),
         "training settings": recipe.training.model_dump(mode="json", exclude=set(COMPUTING_SETTINGS)),
         "evaluation": recipe.evaluation and recipe.evaluation.model_dump(mode="json"),
-        "retrieval": retrieval and retrieval.model_dump(mode="json", exclude={"documents"}),
+        "retrieval": retrieval and _describe_retrieval(retrieval),
         "decide settings": settings and settings.model_dump(mode="json", exclude=set(FREE_SETTINGS)),
     }
 
 
-def _hashes(rows: Mapping[str, Sequence[DecideRow]]) -> dict[str, list[str]]:
-    return {split: [row.id for row in part] for split, part in rows.items()}
+def describe_rows(rows: Mapping[str, Sequence[DecideRow]], scoring: Scoring) -> list[object]:
+    """What scores depend on: rows, what is searched with and right, the schema, and fields where a metric reads them.
+
+    Args:
+        rows: The rows by split; their content hashes say nothing of columns beside prompt and answer.
+        scoring: How answers are scored.
+    """
+    reads_fields = scoring.tests is not None or bool(scoring.metrics)
+    splits = {
+        split: [
+            (row.id, row.query, row.gold, row.references, dict(row.scored.fields) if reads_fields else {})
+            for row in part
+        ]
+        for split, part in rows.items()
+    }
+    return [splits, scoring.json_schema and dict(scoring.json_schema)]
+
+
+def _describe_retrieval(retrieval: RetrievalSection) -> dict[str, object]:
+    """The section without its documents, which may change, and without the password of its store, which stays out."""
+    values = retrieval.model_dump(mode="json", exclude={"documents"})
+    return {**values, "store": without_password(retrieval.store)}

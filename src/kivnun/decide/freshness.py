@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from kivnun.asking.kept import ask_all
 from kivnun.decide.arms import RETRIEVING, TRAINED, PlannedArm
 from kivnun.decide.context import Context
-from kivnun.decide.measure import Write, write_plain, write_with_passages, writer_of
+from kivnun.decide.measure import Write, pay, write_plain, write_with_passages, writer_of
 from kivnun.decide.passages import Passages, holds_text, open_passages
 from kivnun.decide.results import Freshness
 from kivnun.decide.rows import DecideRow, sample
@@ -61,8 +62,10 @@ def measure_freshness(context: Context, measured: Sequence[tuple[PlannedArm, Mea
     if passages is None or not settings.freshness_documents:
         return {}
     asked = [(planned, each) for planned, each in measured if each.arm.is_selectable]
-    names = ",".join(planned.name for planned, _ in asked)
-    key = hashlib.sha256("\0".join((context.fixed, passages.digest, names)).encode()).hexdigest()
+    # The answers stand for the model: another one under the same name would have given others.
+    done = [(planned.name, planned.spec, each.arm.answers, dict(each.arm.settings)) for planned, each in asked]
+    made = json.dumps([context.fixed, passages.digest, done], default=str)
+    key = hashlib.sha256(made.encode()).hexdigest()
     values = kept_values(context.folder / RESULT_NAME, key, lambda: _measure(context, passages, asked))
     return {name: Freshness(**each) for name, each in values.items()}
 
@@ -98,7 +101,7 @@ def choose_changes(context: Context, passages: Passages) -> list[Change]:
             continue
         name, _, _ = gold.document.partition("#")
         is_writable = name in files and files[name].suffix.lower() in (*WRITABLE, *RECORDS)
-        if is_writable and holds_text(gold.text, row.references[:1]) and row.references[0].strip() in gold.text:
+        if is_writable and _can_change(files[name], gold.text, row):
             by_document[gold.document] = row
     rows = sample(list(by_document.values()), context.settings.freshness_documents, seed=context.settings.seed)
     documents = {row.id: document for document, row in by_document.items()}
@@ -111,6 +114,19 @@ def choose_changes(context: Context, passages: Passages) -> list[Change]:
         new = next((answer for answer in others if not holds_text(whole, [answer])), None)
         changes += [] if new is None else [Change(row, document, row.references[0].strip(), new)]
     return changes
+
+
+def _can_change(file: Path, passage: str, row: DecideRow) -> bool:
+    """Whether a row's answer stands in the passage, and in the file as it is: markup and encodings may prevent that."""
+    old = row.references[0].strip()
+    if not holds_text(passage, [old]) or old not in passage:
+        return False
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    # A record is changed as JSON, which may spell letters as escapes.
+    return file.suffix.lower() in RECORDS or re.search(_whole_words(old), text) is not None
 
 
 def document_files(settings: RetrievalSection) -> dict[str, Path]:
@@ -134,7 +150,9 @@ def copy_documents(settings: RetrievalSection, folder: Path) -> RetrievalSection
         for file in _walk(path):
             to = target if path.is_file() else target / file.relative_to(path)
             to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, to)
+            # What cannot be read is no part of the index either, which says so.
+            with suppress(OSError):
+                shutil.copyfile(file, to)
         copies.append(str(target))
     is_server = settings.store.startswith("postgresql")
     return settings.model_copy(update={"documents": tuple(copies), "store": "sqlite" if is_server else settings.store})
@@ -164,7 +182,11 @@ def _change_record(text: str, record: str, change: Change) -> str:
 
 
 def _replace(text: str, change: Change) -> str:
-    return re.sub(rf"(?<!\w){re.escape(change.old)}(?!\w)", lambda _: change.new, text)
+    return re.sub(_whole_words(change.old), lambda _: change.new, text)
+
+
+def _whole_words(text: str) -> str:
+    return rf"(?<!\w){re.escape(text)}(?!\w)"
 
 
 def _walk(path: Path) -> Iterator[Path]:
@@ -225,7 +247,10 @@ def _answer(
     prompted = [write(change.row) for change in changes]
     requests = [each.request for each in prompted if each.request is not None]
     longest = context.evaluation.max_new_tokens
-    said = iter(ask_all(model, requests, max_new_tokens=longest, kept=context.kept, log=context.log))
+    with context.budget.timed():
+        replies = ask_all(model, requests, max_new_tokens=longest, kept=context.kept, log=context.log)
+    pay(context, model, replies, f"{planned.name} on changed documents")
+    said = iter(replies)
     return ["" if each.request is None else next(said).text for each in prompted]
 
 

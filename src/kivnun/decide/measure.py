@@ -3,12 +3,12 @@
 import hashlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kivnun.asking.kept import ask_all
 from kivnun.asking.request import AskedModel, Reply
 from kivnun.asking.timing import summarise_times, time_all
-from kivnun.decide.arms import ORACLE, SHOWING, PlannedArm, is_endpoint
+from kivnun.decide.arms import ORACLE, RETRIEVING, SHOWING, PlannedArm, is_endpoint
 from kivnun.decide.context import Context
 from kivnun.decide.costs import dollars_of
 from kivnun.decide.freeze import note_look
@@ -81,7 +81,7 @@ def answer_rows(
             )
         )
     replies = tuple(ABSTAINED if each.request is None else next(said) for each in prompted)
-    _pay(context, model, replies, purpose)
+    pay(context, model, replies, purpose)
     scores, metrics, main = score(context, rows, [reply.text for reply in replies])
     return Answered(prompted, replies, scores, metrics, main)
 
@@ -95,11 +95,19 @@ def score(
     return by_row.metrics[by_row.main], summarise(answers, scored, by_row, context.scoring), by_row.main
 
 
-def _pay(context: Context, model: AskedModel, replies: Sequence[Reply], purpose: str) -> None:
-    """Count what a service bills."""
+def pay(context: Context, model: AskedModel, replies: Sequence[Reply], purpose: str) -> None:
+    """Count what a service bills.
+
+    Args:
+        context: The comparison.
+        model: Who answered.
+        replies: What was answered.
+        purpose: What for.
+    """
     found = find_price(context.pricing.table, model.price) if model.price else None
     if found is not None:
-        context.budget.pay(purpose, sum(dollars_of(reply, found) for reply in replies))
+        # A further model may be another one now under the same name: what the first one cost stays paid.
+        context.budget.pay(f"{purpose}, {model.price}", sum(dollars_of(reply, found) for reply in replies))
 
 
 def write_plain(prompter: Prompter) -> Write:
@@ -184,7 +192,8 @@ def finish(
     """
     note_look(context.folder, context.frozen.digest, context.fixed, planned.name)
     answered = answer_rows(context, model, context.test, write, purpose=f"{planned.name} on the test rows")
-    latency, seconds = time_requests(context, model, write, purpose=f"{planned.name} timed")
+    searched = context.passages if planned.strategy in RETRIEVING else None
+    latency, seconds = time_requests(context, model, write, purpose=f"{planned.name} timed", searched=searched)
     chunks = [each.chunks for each in answered.prompted]
     has_passages = context.passages is not None and any(chunks)
     is_found = has_passages and planned.strategy != ORACLE
@@ -207,21 +216,38 @@ def finish(
 
 
 def time_requests(
-    context: Context, model: AskedModel, write: Write, *, purpose: str
+    context: Context, model: AskedModel, write: Write, *, purpose: str, searched: Passages | None = None
 ) -> tuple[Latency | None, float | None]:
-    """Times of some test rows asked one by one, and the mean of a request in seconds."""
+    """Times of some test rows asked one by one, and the mean of a request in seconds.
+
+    Args:
+        context: The comparison.
+        model: Who answers.
+        write: How it is asked.
+        purpose: What it is for, under which its dollars are counted.
+        searched: What an arm searches before it asks: an answer takes that time too.
+    """
     rows = sample(context.test, context.settings.timed_requests, seed=context.settings.seed)
-    requests = [each.request for each in map(write, rows) if each.request is not None]
+    asked = [(row, each.request) for row in rows if (each := write(row)).request is not None]
+    requests = [request for _, request in asked if request is not None]
     with context.budget.timed():
         replies = time_all(
             model, requests, max_new_tokens=context.evaluation.max_new_tokens, kept=context.kept, log=context.log
         )
-    _pay(context, model, replies, purpose)
+        if searched is not None:
+            replies = [_later(reply, searched.time_search(row)) for (row, _), reply in zip(asked, replies, strict=True)]
+    pay(context, model, replies, purpose)
     times = summarise_times(replies)
     if times is None:
         return None, None
     latency = Latency(times.p50_ms, times.p95_ms, times.first_token_p50_ms, times.num_requests, times.load)
     return latency, statistics.fmean(reply.seconds for reply in replies if reply.seconds is not None)
+
+
+def _later(reply: Reply, seconds: float) -> Reply:
+    """A timed reply that came so much later."""
+    whole, first = (None if each is None else each + seconds for each in (reply.seconds, reply.first_token_seconds))
+    return replace(reply, seconds=whole, first_token_seconds=first)
 
 
 def arm_key(context: Context, identity: str, *, reads_documents: bool) -> str:

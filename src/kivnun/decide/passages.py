@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ DEPTH = 20
 """Hits among which the right passage and the wrong ones are looked for."""
 MIN_ANSWER_LETTERS = 2
 """A shorter answer stands in passages that have nothing to do with it."""
+
+MIN_PASSAGE_LETTERS = 24
+"""A shorter text in the gold column is no passage, but a name."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,20 @@ class Passages:
     def find(self, row: DecideRow) -> Found:
         """The best passages for a row."""
         if row.query not in self._found:
-            result = self.index.search(row.query, DEPTH) if row.query.strip() else SearchResult(())
+            result = (
+                self.index.search(row.query, max(DEPTH, self.settings.k)) if row.query.strip() else SearchResult(())
+            )
             least = self.settings.min_score
             self._found[row.query] = Found(result.hits, least is not None and result.evidence < least)
             self.search_notes.update(dict.fromkeys(result.notes))
         return self._found[row.query]
+
+    def time_search(self, row: DecideRow) -> float:
+        """Seconds that finding the passages of a row takes, searched afresh; its answer waits for that."""
+        begun = time.monotonic()
+        if row.query.strip():
+            self.index.search(row.query, self.settings.k)
+        return time.monotonic() - begun
 
     def find_all(self, rows: Sequence[DecideRow], log: Log) -> None:
         """Search for every row; what follows then finds it done.
@@ -147,6 +160,10 @@ class Passages:
         if len(ending) == 1:
             return list(self.by_document[ending[0]])
         whole = search_form(gold)
+        if len(whole) < MIN_PASSAGE_LETTERS:
+            # The name of a document that is not there: as a text it would stand in passages that have nothing to do
+            # with the row.
+            return []
         return [
             chunk
             for part in self.by_document.values()
@@ -205,6 +222,18 @@ def located_section(loaded: LoadedRecipe, section: RetrievalSection) -> Retrieva
     given = section.documents
     files = (given,) if isinstance(given, str) else given
     return section.model_copy(update={"documents": tuple(str(loaded.locate(file)) for file in files)})
+
+
+def index_folder(folder: Path, settings: RetrievalSection) -> Path:
+    """Where the index of a comparison is: on a server it is named after its folder, and no two may be named alike.
+
+    Args:
+        folder: The folder of the comparison.
+        settings: The recipe's section.
+    """
+    if "://" not in settings.store:
+        return folder / INDEX_FOLDER
+    return folder / f"{INDEX_FOLDER}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]}"
 
 
 def open_passages(settings: RetrievalSection, folder: Path, *, log: Log) -> Passages:

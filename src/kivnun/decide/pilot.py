@@ -19,8 +19,8 @@ from kivnun.prices import find_price
 
 MIN_PILOT_ROWS = 30
 """With fewer rows nothing is pruned."""
-CHARACTERS_PER_TOKEN = 2
-"""Few of them, so that what a prompt will cost is not underestimated."""
+BYTES_PER_TOKEN = 2
+"""Few of them, so that what a prompt will cost is not underestimated; a Hebrew letter, of two bytes, may be a token."""
 SPEED_ROWS = 2
 
 
@@ -126,13 +126,13 @@ def why_over_budget(
     if budget.dollars is not None and model.price is not None:
         if find_price(context.pricing.table, model.price) is None:
             return f"decide.budget_dollars cannot be kept: the price table has no {model.price}"
-        shown = [each.request for each in map(write, rows[:SPEED_ROWS]) if each.request is not None]
-        letters = max((sum(len(text) for _, text in request.messages) for request in shown), default=0)
+        shown = [each.request for each in map(write, rows) if each.request is not None]
+        num_bytes = sum(len(text.encode()) for request in shown for _, text in request.messages)
         dollars = expected_dollars(
             context.pricing,
             model.price,
             requests=requests,
-            prompt_tokens=letters / CHARACTERS_PER_TOKEN,
+            prompt_tokens=num_bytes / BYTES_PER_TOKEN / max(len(shown), 1),
             answer_tokens=context.evaluation.max_new_tokens,
         )
     return budget.why_not(seconds=seconds, dollars=dollars)

@@ -75,7 +75,8 @@ def decide_between(arms: Sequence[Arm], settings: DecideSection, *, metric: str 
     return Decision(
         chosen=choice.chosen.name,
         is_decided=not choice.open_arms,
-        sentence=_sentence(choice, keeping, settings, needed, say_metric_name(metric)),
+        sentence=_sentence(choice, keeping, settings, needed, say_metric_name(metric))
+        + wording.say_unmeasured([arm for arm in arms if arm.state != "measured" and arm.strategy in settings.arms]),
         rows_needed=needed,
         reasons={**by_cost, **unmeasured},
         order=order,
@@ -117,7 +118,7 @@ def gain_over(candidate: Sequence[float], baseline: Sequence[float]) -> Gain:
     centre = sum(differences) / (rows + 2)
     variance = (math.fsum(each * each for each in differences) + 2) / (rows + 2) - centre * centre
     reach = Z * math.sqrt(variance / (rows + 2))
-    return Gain(sum(differences) / max(rows, 1), centre - reach, centre + reach, math.sqrt(variance))
+    return Gain(sum(differences) / max(rows, 1), _clip(centre - reach), _clip(centre + reach), math.sqrt(variance))
 
 
 def rows_to_settle(gain: Gain, settings: DecideSection) -> int | None:
@@ -186,3 +187,8 @@ def _sentence(choice: _Choice, keeping: Sequence[Arm], settings: DecideSection, 
         gain = gain_over(choice.chosen.scores, choice.instead_of.scores)
         return wording.say_taken(choice.chosen, choice.instead_of, gain, settings, metric)
     return wording.say_cheapest(choice.chosen, len(keeping) - 1, settings, metric)
+
+
+def _clip(bound: float) -> float:
+    """A bound of a difference of scores from 0 to 1, which is never beyond 1."""
+    return min(max(bound, -1.0), 1.0)

@@ -42,10 +42,29 @@ def say_cheapest(chosen: Arm, num_others: int, settings: DecideSection, metric: 
     if not num_others:
         return f"Take {chosen.name}, the only arm that was measured and keeps the limits: {score}."
     least, most = say_plain_points(settings.min_gain), say_plain_points(settings.max_regret)
+    which = "the cheapest that keeps the limits" if has_limits(settings) else "the cheapest"
     return (
-        f"Take {chosen.name}, the cheapest: {score}. No dearer arm is shown to be {least} better, and more than {most} "
+        f"Take {chosen.name}, {which}: {score}. No dearer arm is shown to be {least} better, and more than {most} "
         "is ruled out."
     )
+
+
+def has_limits(settings: DecideSection) -> bool:
+    """Whether a recipe has limits that keep an arm from being chosen."""
+    return (settings.max_latency_ms, settings.max_dollars_per_1000, settings.max_stale_minutes) != (None, None, None)
+
+
+def say_unmeasured(arms: Sequence[Arm]) -> str:
+    """What was asked for and is no part of a verdict; "" where that is nothing."""
+    if not arms:
+        return ""
+    return (
+        f" Not measured on these rows, so that nothing is ruled out of: {', '.join(_say_state(arm) for arm in arms)}."
+    )
+
+
+def _say_state(arm: Arm) -> str:
+    return f"{arm.name} (pruned)" if arm.state == "pruned" else arm.name
 
 
 def say_undecided(chosen: Arm, other: str, gain: Gain, needed: int | None, metric: str) -> str:

@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from kivnun.evaluation.intervals import mcnemar_exact, paired_difference
+import numpy as np
+
+from kivnun.evaluation.intervals import mcnemar_exact
 from kivnun.evaluation.metrics import is_right
-from kivnun.evaluation.paired import compare_scores
+from kivnun.evaluation.paired import compare_scores, estimate_difference
 from kivnun.evaluation.results import PairedComparison, Task
 from kivnun.evaluation.wording import SHARES
 
@@ -134,13 +136,14 @@ def compare_rows(
     seed: int,
     resamples: int,
 ) -> PairedComparison:
-    """Compare two systems row by row: difference of shares with a paired bootstrap interval, and McNemar's exact p.
+    """Compare two systems row by row: difference of shares with the interval of `paired`, and McNemar's exact p.
 
     `names` are the baseline's and the candidate's; the rows are those of `metrics.rows_right`, in the same order.
     """
     rows = list(zip(baseline_right, candidate_right, strict=True))
     only_baseline = rows.count((True, False))
     only_candidate = rows.count((False, True))
+    differences = np.asarray([float(after) - float(before) for before, after in rows])
     return PairedComparison(
         baseline=names[0],
         candidate=names[1],
@@ -148,7 +151,7 @@ def compare_rows(
         only_baseline=only_baseline,
         only_candidate=only_candidate,
         both_wrong=rows.count((False, False)),
-        difference=paired_difference(only_baseline, only_candidate, len(rows), seed=seed, resamples=resamples),
+        difference=estimate_difference(differences, is_binary=True, seed=seed, resamples=resamples),
         p_value=mcnemar_exact(only_baseline, only_candidate),
     )
 

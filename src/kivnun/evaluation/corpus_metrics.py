@@ -41,20 +41,24 @@ def corpus_metric(
     """
     options = {"seed": seed, "resamples": resamples}
     if name in LABEL_METRICS:
-        return _label_metric(name, answers, [each[0] for each in references], labels, **options)
-    measure = {
-        "bleu": partial(_sacrebleu, make_bleu()),
-        "chrf": partial(_sacrebleu, CHRF()),
-        "field_f1_micro": partial(_fields, _micro_f1),
-        "field_f1_macro": partial(_fields, _macro_f1),
-    }[name]
-    value_of, statistics = measure(answers, references)
-    estimate = corpus_estimate(value_of, statistics, **options)
+        estimate = _label_metric(name, answers, [each[0] for each in references], labels, **options)
+    else:
+        value_of, statistics = _measure_of(name)(answers, references)
+        estimate = corpus_estimate(value_of, statistics, **options)
     if estimate.low < estimate.high:
         return estimate
     # Rows that are all alike do not tell how far others would be; a share of as many rows says at most.
     low, high = wilson_of(estimate.value, len(answers))
     return Estimate(estimate.value, low, high, WILSON)
+
+
+def _measure_of(name: str) -> Callable[[Sequence[str], References], tuple[Callable[[Floats], float], Floats]]:
+    return {
+        "bleu": partial(_sacrebleu, make_bleu()),
+        "chrf": partial(_sacrebleu, CHRF()),
+        "field_f1_micro": partial(_fields, _micro_f1),
+        "field_f1_macro": partial(_fields, _macro_f1),
+    }[name]
 
 
 def make_bleu(*, of_sentences: bool = False) -> BLEU:

@@ -136,6 +136,6 @@ def _say_length(lengths: Sequence[int]) -> Callable[[int], str]:
     def say(length: int) -> str:
         number = next(index for index, bound in enumerate(bounds) if length <= bound)
         first = bounds[number - 1] + 1 if number else ordered[0]
-        return f"{first} to {bounds[number]} characters"
+        return f"{first} to {bounds[number]} characters" if first < bounds[number] else f"{first} characters"
 
     return say

@@ -44,6 +44,8 @@ def check_retrieval(retrieval: "RetrievalSection") -> list[Problem]:
     if retrieval.chunk_overlap_tokens >= retrieval.chunk_tokens:
         text = f"{retrieval.chunk_overlap_tokens} is not below chunk_tokens ({retrieval.chunk_tokens})"
         problems.append(Problem("chunk_overlap_tokens", text))
+    if retrieval.min_score is not None and retrieval.min_score > 1:
+        problems.append(Problem("min_score", f"{retrieval.min_score:g} is above 1, which no passage ever reaches"))
     if retrieval.embedder == "none" and retrieval.dense_weight != "auto":
         problems.append(Problem("dense_weight", f"{retrieval.dense_weight} has no effect without an embedder"))
     return problems
@@ -63,6 +65,23 @@ def check_decide(decide: "DecideSection") -> list[Problem]:
     return problems
 
 
+def _check_limits(recipe: "Recipe", decide: "DecideSection") -> list[Problem]:
+    """Limits that no arm could keep, since what they limit is never measured."""
+    problems: list[Problem] = []
+    if decide.max_stale_minutes is not None and (recipe.retrieval is None or not decide.freshness_documents):
+        text = "limits what is not measured: it needs a retrieval section and freshness_documents above 0"
+        problems.append(Problem("decide.max_stale_minutes", text))
+    models = [recipe.base_model, *decide.models.values()]
+    is_here = not any(isinstance(model, str) and model.startswith(("openai:", "anthropic:")) for model in models)
+    if is_here and decide.max_dollars_per_1000 is not None and decide.machine_dollars_per_hour is None:
+        text = "limits what is not known: all models run here; give decide.machine_dollars_per_hour too"
+        problems.append(Problem("decide.max_dollars_per_1000", text))
+    if is_here and decide.budget_dollars is not None:
+        text = "has no effect: all models run here, and none of them charges; decide.budget_minutes limits the time"
+        problems.append(Problem("decide.budget_dollars", text))
+    return problems
+
+
 def check_strategies(recipe: "Recipe") -> list[Problem]:
     """A comparison needs a measure, and rows that are answered in text."""
     if recipe.decide is None:
@@ -75,6 +94,7 @@ def check_strategies(recipe: "Recipe") -> list[Problem]:
     if recipe.training.objective.kind != "supervised":
         text = f"{recipe.training.objective.kind} trains no model that answers; decide needs supervised"
         problems.append(Problem("training.objective.kind", text))
+    problems += _check_limits(recipe, recipe.decide)
     if not isinstance(recipe.base_model, str):
         problems.append(Problem("base_model", "is a new model, which cannot be prompted; decide needs a trained one"))
     return problems

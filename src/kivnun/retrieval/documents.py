@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kivnun.errors import UserError
@@ -162,6 +163,8 @@ def _read_record(
 ) -> Found:
     try:
         name, parsed = load_record(line)
+        if _UNSTORABLE.search(name):
+            return Unreadable(str(path), f"line {number} has an `id` with a zero byte or half a surrogate pair")
         identity = f"{file_id}#{_spell(name)}"
         if lines.setdefault(identity, number) != number:
             return Unreadable(str(path), f"line {number} has the id {name!r} of line {lines[identity]}")
@@ -184,7 +187,8 @@ def _make_document(identity: str, parsed: Parsed, path: Path, content_hash: str)
     for name, value in parsed.metadata.items():
         metadata[_make_storable(name)] = _make_storable(value) if isinstance(value, str) else value
     notes = (*parsed.notes, *said)
-    return Document(identity, text, _make_storable(parsed.title), metadata, content_hash, parsed.blocks, notes)
+    blocks = tuple(replace(block, heading=_make_storable(block.heading)) for block in parsed.blocks)
+    return Document(identity, text, _make_storable(parsed.title), metadata, content_hash, blocks, notes)
 
 
 def _make_storable(text: str) -> str:

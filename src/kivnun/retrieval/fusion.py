@@ -17,7 +17,9 @@ AUTO_WEIGHT = 0.5
 
 
 def fuse(dense: Ranked, lexical: Ranked, *, dense_weight: float) -> list[Hit]:
-    """Both arms as one ranking, best first, ties by chunk id; passages of score 0 are left out.
+    """Both arms as one ranking, best first, ties by chunk id; passages that no arm found are left out.
+
+    The least of the cosines is scaled to 0 whatever it is: that passage was found all the same.
 
     Args:
         dense: Cosines.
@@ -37,4 +39,7 @@ def fuse(dense: Ranked, lexical: Ranked, *, dense_weight: float) -> list[Hit]:
 
     chunks = {chunk.id: chunk for chunk, _ in (*dense, *lexical)}
     hits = [Hit(chunk, score(name), cosines.get(name), counts.get(name)) for name, chunk in chunks.items()]
-    return sorted((hit for hit in hits if hit.score > 0), key=lambda hit: (-hit.score, hit.chunk.id))
+    return sorted(
+        (hit for hit in hits if hit.score > 0 or (dense_weight > 0 and hit.dense is not None)),
+        key=lambda hit: (-hit.score, hit.chunk.id),
+    )
