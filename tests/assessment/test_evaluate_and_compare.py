@@ -18,12 +18,13 @@ from kivnun.assessment.evaluate import default_folder, evaluate, limit_rows
 from kivnun.assessment.folder import Evaluated, read_evaluation
 from kivnun.assessment.leaks import settle_leaks
 from kivnun.assessment.page import render_evaluation
-from kivnun.assessment.questions import Questions
+from kivnun.assessment.questions import Questions, with_trained_labels
 from kivnun.assessment.sides import read_sides
 from kivnun.assessment.spending import price_usage
 from kivnun.assessment.wanted import Wanted, plan_wanted
 from kivnun.cli.app import main
 from kivnun.data.conversation import Conversation, Message
+from kivnun.data.folder import SUMMARY_NAME
 from kivnun.data.template import PromptTemplate
 from kivnun.errors import UserError
 from kivnun.evaluation.slices import BY_ITSELF, slice_scores
@@ -365,6 +366,18 @@ def test_another_evaluation_in_the_way_of_a_comparison_has_a_hint_that_helps(
     status, _, err = command(*words, "--task", "question_answering")
     assert status == 2
     assert "evaluate apart" in err
+
+
+def test_labels_that_a_run_was_trained_on_are_labels_though_a_file_lacks_them(tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    PromptTemplate("chat").save(folder)
+    (folder / SUMMARY_NAME).write_text(json.dumps({"stop_ids": [], "dropped": {}}))
+    row = {"id": "1", "where": "x:1", "fields": {}, "prompt": "a", "answer": "third", "prompt_ids": []}
+    (folder / "train.jsonl").write_text(json.dumps(row) + "\n")
+    questions = Questions((), PromptTemplate("chat"), "rows", labels=("first", "second"))
+    assert with_trained_labels(questions, tmp_path).labels == ("first", "second", "third")
+    assert with_trained_labels(questions, tmp_path / "none") == questions
 
 
 def test_a_run_without_its_data_set_is_said_to_be_unchecked(tmp_path: Path) -> None:

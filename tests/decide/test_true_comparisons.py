@@ -1,6 +1,7 @@
 """What would make a comparison silently wrong: stale scores, uncounted dollars and times, passages that are none."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,9 +73,11 @@ def test_other_right_answers_are_other_scores(workshop: Path, service: Service) 
 def test_another_model_under_the_same_name_is_asked_about_changed_documents_too(
     workshop: Path, service: Service
 ) -> None:
-    service.reply = lambda request: (
-        asked_text(request).split("code ")[1].split(".")[0] if request["model"] == "tiny" else "000"
-    )
+    def reply(request: dict) -> str:
+        found = re.search(r"code (\d+)\.", asked_text(request))
+        return found.group(1) if found and request["model"] == "tiny" else "000"
+
+    service.reply = reply
 
     def right_after(model: str) -> float | None:
         spec = service.openai.replace("openai:tiny", f"openai:{model}")
@@ -105,9 +108,11 @@ def test_the_bound_of_the_dollars_is_of_all_rows_and_not_of_the_first(workshop: 
 
 def test_the_password_of_a_store_is_never_written(workshop: Path, service: Service) -> None:
     store = "postgresql://me:hunter2@127.0.0.1:1/none"
-    compare(f"base_model='{service.openai}'", "decide.arms=[prompt]", f"retrieval.store='{store}'")
+    with pytest.raises(UserError) as caught:
+        compare(f"base_model='{service.openai}'", "decide.arms=[prompt]", f"retrieval.store='{store}'")
+    assert caught.value.code == "store-failed"
     files = [path for path in Path("out").rglob("*") if path.is_file()]
-    assert files
+    assert (Path("out") / "frozen.json") in files
     assert [path for path in files if b"hunter2" in path.read_bytes()] == []
 
 
@@ -178,7 +183,7 @@ def test_limits_that_limit_nothing_are_refused(workshop: Path, override: str, sa
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [("gpt-4.1", "at most about $0.0"), ("tiny", "not known, the price table has no")],
+    [("gpt-4.1", "at most about $0."), ("tiny", "not known, the price table has no")],
 )
 def test_a_plan_says_what_a_service_may_charge(workshop: Path, service: Service, model: str, said: str) -> None:
     spec = service.openai.replace("openai:tiny", f"openai:{model}")

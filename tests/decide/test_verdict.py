@@ -180,6 +180,32 @@ def test_arms_that_were_not_run_and_diagnostics_are_named_and_never_chosen() -> 
     }
 
 
+def test_a_verdict_names_what_was_asked_for_and_not_measured() -> None:
+    arms = [
+        arm("prompt", scores(100)),
+        Arm("rag", "rag", "m", "not run", "over budget"),
+        Arm("tuned", "tuned", "m", "pruned", "no gain on the pilot rows"),
+        Arm("few_shot", "few_shot", "m", "not run", "not asked for in decide.arms"),
+        Arm("oracle", "oracle", "m", "not run", "no documents"),
+    ]
+    decision = decide_between(arms, DecideSection(arms=("prompt", "rag", "tuned")))
+    assert decision.sentence.endswith("so that nothing is ruled out of: rag, tuned (pruned).")
+    assert "Not measured" not in decide_between(arms[:1], DecideSection()).sentence
+
+
+def test_the_cheapest_that_keeps_the_limits_is_not_called_the_cheapest() -> None:
+    slow = Latency(500, 900, None, 20, 0)
+    arms = [arm("prompt", scores(150, 2000), latency=slow)]
+    arms += [arm(name, scores(150, 2000), latency=FAST) for name in ("few_shot", "rag")]
+    decision = decide_between(arms, DecideSection(max_latency_ms=300.0))
+    assert "Take few_shot, the cheapest that keeps the limits:" in decision.sentence
+
+
+def test_no_bound_is_beyond_the_whole_scale() -> None:
+    gain = gain_over([1.0] * 24, [0.0] * 24)
+    assert (gain.value, gain.high) == (1, 1)
+
+
 def test_nothing_measured_is_no_verdict() -> None:
     decision = decide_between([Arm("prompt", "prompt", "m", "not run", "no model")], DecideSection())
     assert (decision.chosen, decision.order) == ("", ())

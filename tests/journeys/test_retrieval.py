@@ -162,6 +162,7 @@ def test_right_documents_may_stand_in_a_table(indexed: Path, kivnun_here: Comman
         ("search index", 2, "give a query in quotes"),
         ("search index report --trials 3", 2, "--trials: no effect here"),
         ("search recipe.yaml --k 3 --filter a=b", 2, "--k and --filter: no effect here"),
+        ("search recipe.yaml --dense-weight 0", 2, "--dense-weight: no effect here"),
         ("search index report --min-score 0.5", 2, "no effect without --answer"),
         ("search index report --qrels x.tsv", 2, "no effect without --measure"),
         ("search index report --dense-weight 0.5", 2, "error[index-differs]"),

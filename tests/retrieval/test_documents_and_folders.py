@@ -163,3 +163,13 @@ def test_every_kind_of_file_is_cut_into_chunks_of_its_own_text(corpus):
     for document in read(corpus):
         for chunk in cut(document, count_tokens=count_words, max_tokens=16):
             assert document.text[chunk.start : chunk.end] == chunk.text
+
+
+def test_a_record_whose_id_no_store_takes_is_told_and_the_others_are_read(tmp_path):
+    lines = [{"id": name, "text": "text of it"} for name in ("a", "nul\0", "half \ud800", "low \udc80", "b")]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    found = read(path)
+    assert ids(found) == ["r.jsonl#a", "r.jsonl#b"]
+    told = [each.problem for each in found if isinstance(each, Unreadable)]
+    assert told == [f"line {n} has an `id` with a zero byte or half a surrogate pair" for n in (2, 3, 4)]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 ENGLISH = (
@@ -41,17 +41,19 @@ def write_tiny_bert(folder: Path, *, classes: int | None = None, max_tokens: int
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """WordPiece with lower case, trained here."""
-    words = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk_token"]))
+    """WordPiece with lower case: the words of `ENGLISH`, and Latin and Hebrew letters one by one.
+
+    Nothing is trained: the trainer breaks ties in another order each time, and vectors would be others in each run.
+    """
+    letters = [chr(code) for first, last in ((0x61, 0x7B), (0x5D0, 0x5EB)) for code in range(first, last)]
+    known = sorted({word for sentence in ENGLISH for word in sentence.split()} - set(letters))
+    pieces = [*SPECIAL.values(), *letters, *(f"##{letter}" for letter in letters), *known]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    words = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL["unk_token"]))
     words.normalizer = normalizers.BertNormalizer(lowercase=True)
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = list(SPECIAL.values())
-    hebrew = [chr(code) for code in range(0x5D0, 0x5EB)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=hebrew, show_progress=False
-    )
-    words.train_from_iterator([*ENGLISH, "".join(hebrew), "".join(hebrew)[::-1]], trainer)
-    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    ends = [(SPECIAL[name], vocabulary[SPECIAL[name]]) for name in ("sep_token", "cls_token")]
+    words.post_processor = processors.BertProcessing(*ends)
     words.enable_truncation(8)
     words.enable_padding(length=8)
     return PreTrainedTokenizerFast(tokenizer_object=words, **SPECIAL)

@@ -190,6 +190,19 @@ def shown_prompt(conversation: Conversation, template: PromptTemplate) -> str:
     return "\n".join(conversation.fields[name] for name in names) if names else write_prompt(conversation)
 
 
+def with_trained_labels(questions: Questions, run_dir: Path) -> Questions:
+    """The same with the labels that a classifying run was trained on: a file need not hold every one of them.
+
+    Args:
+        questions: The rows.
+        run_dir: The run; without a data set of its own it adds none.
+    """
+    if not (run_dir / "dataset" / "train.jsonl").is_file():
+        return questions
+    trained = [row.answer for row in read_dataset(run_dir / "dataset").rows("train")]
+    return replace(questions, labels=collect_labels(trained, questions.labels))
+
+
 def read_part(section: type[SectionType], value: object, run_dir: Path) -> SectionType:
     """A section of a run's recipe; the others may be of an older form.
 

@@ -16,6 +16,7 @@ from kivnun.assessment.questions import (
     read_part,
     read_recipe_rows,
     read_run_rows,
+    with_trained_labels,
 )
 from kivnun.data.reading import find_files
 from kivnun.errors import UserError
@@ -94,7 +95,10 @@ def find_questions(spec: str, wanted: Wanted, run_dir: Path | None) -> tuple[Que
         questions = read_file(section, wanted.data)
         paths = [path for part in find_files(section).files.values() for file in part for path in [file.path]]
         questions = replace(questions, hashes={str(path): hash_file(path) for path in paths})
-        return questions, None if written_as is None else _run_section(written_as)
+        measured = None if written_as is None else _run_section(written_as)
+        if written_as is not None and measured is not None and measured.task == "classification":
+            questions = with_trained_labels(questions, written_as)
+        return questions, measured
     if wanted.templates:
         raise UserError(
             "evaluation-invalid",
