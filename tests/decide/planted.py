@@ -55,7 +55,7 @@ def write_recipe(folder: Path, base: str, **sections: Any) -> Path:
         "training": {"epochs": 4, "learning_rate": 5e-4, "batch_tokens": 1024},
         "evaluation": {"task": "generation", "max_new_tokens": 12},
         "retrieval": {"documents": "documents", "k": 1},
-        "decide": {"learning_curve": [0.5], "timed_requests": 5, "shots": [2], "freshness_documents": 3},
+        "decide": {"learning_curve": [1.0], "timed_requests": 5, "shots": [2], "freshness_documents": 3},
     }
     for name, values in sections.items():
         recipe[name] = {**recipe.get(name, {}), **values}

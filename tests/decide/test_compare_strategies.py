@@ -101,6 +101,12 @@ def test_the_learning_curve_has_the_part_and_the_whole(done: tuple[Path, Strateg
     assert strategies.curve[1].score == arms_of(strategies)["tuned"].pilot
 
 
+def test_a_part_of_the_training_rows_may_lack_a_rare_label(done: tuple[Path, Strategies]) -> None:
+    folder, _ = done
+    assert "label-not-in-train" in load_recipe(folder / "out" / "curve-50.yaml").recipe.data.ignore_checks
+    assert "label-not-in-train" not in load_recipe(folder / "out" / "tuned.yaml").recipe.data.ignore_checks
+
+
 def test_forgetting_is_told_for_every_trained_arm(done: tuple[Path, Strategies]) -> None:
     _, strategies = done
     assert [each.arm for each in strategies.forgetting] == ["tuned", "rag_tuned"]

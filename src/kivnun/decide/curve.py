@@ -12,6 +12,8 @@ from kivnun.decide.trained import ROWS_FOLDER, count_letters, rows_recipe, train
 
 MIN_ROWS = 4
 """Training rows below which a part says nothing."""
+PART_CHECKS = ("label-not-in-train",)
+"""What a part may lack that the whole has: a rare label."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ def measure_part(context: Context, share: float) -> Part:
         for split, part in parts.items()
         if part
     }
-    trained = train(context, name, rows_recipe(context, files))
+    recipe = rows_recipe(context, files)
+    accepted = tuple(dict.fromkeys((*recipe.data.ignore_checks, *PART_CHECKS)))
+    data = recipe.data.model_copy(update={"ignore_checks": accepted})
+    trained = train(context, name, recipe.model_copy(update={"data": data}))
     context.training_speed = 60 * trained.minutes / max(count_letters([row.conversation for row in rows]), 1)
     spec = str(trained.folder)
     model = context.model(spec)

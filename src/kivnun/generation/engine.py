@@ -32,11 +32,14 @@ class Engine(Protocol):
 
     Attributes:
         name: Shown in errors and reports.
-        context_tokens: Most tokens of prompt and answer together; None for no limit.
     """
 
     name: str
-    context_tokens: int | None
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Most tokens of prompt and answer together; None for no limit."""
+        ...
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: frozenset[int]
