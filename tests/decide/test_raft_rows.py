@@ -1,5 +1,6 @@
 """Training rows for a model that reads passages have the right passage in exactly the promised share."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,11 @@ def test_without_a_column_the_right_passage_is_the_best_one_that_holds_the_answe
 
 
 def test_a_column_may_hold_the_right_passage_itself(workshop: Path, tiny_model_folder: Path) -> None:
-    write_workshop(workshop, tiny_model_folder, retrieval={"gold": "asked"})
+    write_workshop(workshop, tiny_model_folder, retrieval={"gold": "passage"})
+    for path in workshop.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        whole = [{**row, "passage": (workshop / "documents" / row["document"]).read_text("utf-8")} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in whole), "utf-8")
     context, passages = prepare(tiny_model_folder)
     for row in context.test:
         gold = passages.gold(row)

@@ -194,7 +194,8 @@ def copy_run(runs: Path, name: str) -> Path:
     (folder / "run.lock.json").write_text(json.dumps(lock), "utf-8")
     samples = folder / "evaluation" / "samples.jsonl"
     rows = [json.loads(line) for line in samples.read_text("utf-8").splitlines()]
-    samples.write_text("".join(json.dumps({**row, "tuned_answer": row["reference"]}) + "\n" for row in rows), "utf-8")
+    right = [{**row, "tuned_answer": row["reference"], "tuned_score": 1.0} for row in rows]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in right), "utf-8")
     return folder
 
 
