@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -27,7 +27,7 @@ def dora_layer(num_in: int, num_out: int, rank: int, *, has_bias: bool = True, *
         nn.Linear(num_in, num_out, bias=has_bias), LoraMethod(rank=rank, use_dora=True, **fields), generator=seeded()
     )
     with torch.no_grad():
-        layer.lora_B.normal_()
+        layer.lora_B.normal_(generator=seeded())
         layer.lora_magnitude_vector.mul_(torch.rand(num_out) + 0.5)
     return layer
 
@@ -45,6 +45,8 @@ def test_the_layer_is_the_plain_formula_with_lengths_held_constant(
     x = torch.randn(2, 3, num_in, generator=seeded(), requires_grad=True)
     direction = layer.base.weight + alpha / rank * layer.lora_B @ layer.lora_A
     lengths = direction.norm(dim=1, keepdim=True).detach()
+    # Of a row that its change nearly cancels, float32 keeps too few digits to divide by its length, in either order.
+    assume(bool((lengths > 0.2 * layer.base.weight.norm(dim=1, keepdim=True)).all()))
     weight = layer.lora_magnitude_vector.unsqueeze(1) * direction / lengths
     expected = nn.functional.linear(x, weight, layer.base.bias)
     torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-3)
