@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: a durable queue, and the workers that run them."""

@@ -1,0 +1,78 @@
+"""What every route needs: settings, database, data folder and models; one value, made when the server starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from kivnun.database.open import Database
+    from kivnun.server.counters import Counters
+    from kivnun.server.limits import Limits
+    from kivnun.serving.pool import ModelPool
+
+ENGINES = Literal["auto", "torch", "onnx", "vllm"]
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How a server runs; `kivnun serve` has a flag for each.
+
+    Attributes:
+        data_dir: Holds the database, unless another is named, and everything that clients send and jobs make.
+        host: Address to listen at.
+        port: Likewise; 0 takes a free one.
+        database_url: SQLAlchemy's; None for SQLite in the data folder.
+        require_keys: Whether requests need a key; only on loopback may they come without.
+        base_model: What stands in for hosted names such as `gpt-3.5-turbo`, which are on no machine.
+        models: Further base models by the name that clients give: a folder, an exported folder or an id.
+        embedding_model: What answers /embeddings; None for the default embedder where it was fetched.
+        engine: What computes models: by what lies in their folder, or always one.
+        strict: Whether data files are refused that the hosted service refuses, such as those with fewer than 10 rows.
+        num_workers: Processes of this machine that run jobs; 0 for none.
+        memory_bytes: Most memory for models and jobs together; None for what the machine has.
+        max_rows: Most answers that are computed side by side by one model.
+        max_waiting: Most answers that wait; further ones are refused with 429.
+        max_file_bytes: Largest file.
+        bucket_dir: Folder whose `NAME/PATH` is what `gs://NAME/PATH` means; None for none.
+        tls_certificate: PEM file; goes with `tls_key`.
+        tls_key: PEM file.
+    """
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    database_url: str | None = None
+    require_keys: bool = True
+    base_model: str = "bundled"
+    models: Mapping[str, str] = field(default_factory=dict[str, str])
+    embedding_model: str | None = None
+    engine: ENGINES = "auto"
+    strict: bool = False
+    num_workers: int = 1
+    memory_bytes: int | None = None
+    max_rows: int = 64
+    max_waiting: int = 256
+    max_file_bytes: int = 8 << 30
+    bucket_dir: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """What every route needs.
+
+    Attributes:
+        settings: As the server was started.
+        database: Everything that is kept.
+        pool: The models in memory.
+        limits: Who may ask how much now.
+        counters: What `/metrics` tells.
+    """
+
+    settings: ServeSettings
+    database: "Database"
+    pool: "ModelPool"
+    limits: "Limits"
+    counters: "Counters"

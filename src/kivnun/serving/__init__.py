@@ -1,0 +1,1 @@
+"""Models in memory that many clients ask at once."""
