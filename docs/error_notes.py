@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,9 @@ from kivnun.data.reading import ReadData, read_conversations, read_data
 from kivnun.data.sources import read_rows
 from kivnun.data.template import PromptTemplate
 from kivnun.data.tokens import TokenizedRow, make_table
+from kivnun.database.keys import revoke_key
+from kivnun.database.open import Database, open_database, sqlite_url
+from kivnun.database.projects import ensure_defaults, find_project
 from kivnun.decide.freeze import freeze_rows, require_same
 from kivnun.enrichment.enrich import EnrichOptions, plan_questions
 from kivnun.errors import UserError
@@ -220,6 +224,22 @@ def _decide_data(test: str) -> ReadData:
     rows = [{"phrase": f"phrase number {number}", "tone": "joy"} for number in range(20)]
     test_rows = "".join(json.dumps({**row, "phrase": row["phrase"].replace("phrase", test)}) + "\n" for row in rows)
     return read_data(_data(*rows, test=_write("data/test.jsonl", test_rows)), "supervised")
+
+
+def _open_database() -> Database:
+    database = open_database(sqlite_url(Path()))
+    ensure_defaults(database)
+    return database
+
+
+def _unknown_key() -> None:
+    with closing(_open_database()) as database, database.writing() as session:
+        revoke_key(session, "key_1")
+
+
+def _unknown_project() -> None:
+    with closing(_open_database()) as database, database.reading() as session:
+        find_project(session, "turism")
 
 
 def _decide_differs() -> None:
@@ -432,6 +452,14 @@ NOTES: dict[str, ErrorNote] = {
         "A relative path starts from the current folder; if there is nothing, from the recipe's folder.",
         lambda: read_rows("data/tome.jsonl"),
     ),
+    "database-failed": ErrorNote(
+        "What the database said follows. Without `--database` it is a file in the data folder; with it, the server "
+        "must run, and its database must be Kivnun's own or empty.",
+        lambda: open_database("mysql://kivnun@localhost/kivnun"),
+    ),
+    "database-newer": ErrorNote(
+        "A newer Kivnun changed the tables, and this one would misread them. Nothing was changed."
+    ),
     "decide-differs": ErrorNote(
         "A folder of `kivnun decide` holds one comparison: the same rows, the same base model, the same training and "
         "metric. Name another folder with `--out`. Arms, further models, limits and budgets may change.",
@@ -513,6 +541,10 @@ NOTES: dict[str, ErrorNote] = {
         "nothing is guessed from other words. Small models often cannot: take a larger one, or raise "
         "`--max-new-tokens` where its answers were cut off. Answers are kept and not asked again.",
         lambda: require_readable("small-model", [Reply("I like both.", "stop", 300, 4)], read_verdict, 400, 0.2),
+    ),
+    "key-invalid": ErrorNote(
+        "Keys are named by their ids, which `kivnun keys list` shows; the key itself is shown only when it is made.",
+        _unknown_key,
     ),
     "label-unknown": ErrorNote(
         "A classifier has a class for each label of the training rows and can answer with no other. The objective "
@@ -602,6 +634,10 @@ NOTES: dict[str, ErrorNote] = {
     "processes-differ": ErrorNote(
         "Every machine of a training starts from the same recipe, data files, base model, precision and library "
         "versions. Compare them; `pip freeze` lists the libraries."
+    ),
+    "project-invalid": ErrorNote(
+        "A project is named by its id, by its name, or as `ORGANISATION/NAME`.",
+        _unknown_project,
     ),
     "prompt-invalid": ErrorNote(
         "Shorten the prompt. It is never cut for you: the model would answer another question than was asked. A "

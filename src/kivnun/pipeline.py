@@ -3,6 +3,7 @@
     base/        only for a new model: its tokenizer and first weights
     dataset/     rows -> conversations -> checks -> tokens, cut into splits
     checkpoints/ what a killed training goes on from
+    epochs/      models of the latest epochs, where the recipe keeps them
     model/       what was trained: an adapter or a whole model, with tokenizer, template and golden prompts
     evaluation/  base and tuned model and yardsticks on the test rows
     optimized/   merged and exported forms, each with the certificate of its parity
@@ -215,7 +216,7 @@ def train_model(context: Context, base: ResolvedModel, dataset: Dataset) -> Path
         trainee = assemble(recipe, base, dataset, context.joined.parallel, dtype=dtype)
         context.log("training_started", trainee.description)
         checkpoints = Checkpoints(context.run.folder, stage_key({**inputs, "versions": library_versions()}))
-        progress = train(trainee.job, checkpoints=checkpoints, log=context.log)
+        progress = train(trainee.job, checkpoints=checkpoints, log=context.log, snapshot=trainee.snapshot)
         context.log("training_finished", {"step": progress.step, "best_step": progress.best_step})
         trainee.export(folder)
         if trainee.head is None and context.joined.parallel.leads:

@@ -60,13 +60,20 @@ class Trainee:
     make_model: Callable[[], Model]
     description: Mapping[str, object]
 
+    def snapshot(self) -> Callable[[Path], None]:
+        """What writes the model as it is now; every process must ask, and the first one writes."""
+        model = self.job.parallel.whole_model(self.model, self.job.weights, self.make_model)
+        return lambda folder: self._write(model, folder)
+
     def export(self, folder: Path) -> None:
-        """Write what was trained, with tokenizer and template; of several processes the first one writes."""
-        parallel = self.job.parallel
-        model = parallel.whole_model(self.model, self.job.weights, self.make_model)
-        parallel.part()
-        if not parallel.leads:
-            return
+        """End the training of several processes; the first one writes what was trained."""
+        write = self.snapshot()
+        self.job.parallel.part()
+        if self.job.parallel.leads:
+            write(folder)
+
+    def _write(self, model: Model, folder: Path) -> None:
+        """Write a model with tokenizer and template."""
         tokenizer = load_tokenizer(self.base.folder)
         self.method.export(model, folder, base_model=BaseModelName(self.base.name, self.base.folder))
         tokenizer.save_pretrained(folder)
@@ -118,7 +125,7 @@ def assemble(
     if settings.gradient_checkpointing:
         recompute_layers(model)
     rows, validation = dataset.table("train"), dataset.table("validation")
-    objective = make_objective(settings.objective)
+    objective = make_objective(settings.objective, token_accuracy=settings.token_accuracy)
     flops = flops_of_table(model, rows, read_only=getattr(objective, "read_only", ()))
     plan = make_plan(rows.lengths(), settings)
     notes = check_plan(plan, rows, validation, settings)

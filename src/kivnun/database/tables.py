@@ -269,3 +269,15 @@ class VertexJob(Table):
     cloud_project: Mapped[str] = mapped_column(Text)
     location: Mapped[str] = mapped_column(Text)
     asked: Mapped[dict[str, Any]]
+
+
+class IdempotencyKey(Table):
+    """What a client's `Idempotency-Key` made, so that a request that is sent again makes nothing new."""
+
+    __tablename__ = "idempotency_keys"
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    subject_id: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(BigInteger, index=True)

@@ -27,7 +27,7 @@ class Row(Protocol):
 
 
 class Prefix(Protocol):
-    """What a model computed for the first tokens of a row, kept to begin other rows with.
+    """What a model computed for some tokens of a row that stand side by side, kept to begin other rows with.
 
     Attributes:
         num_tokens: How many tokens.
@@ -87,27 +87,28 @@ class RowModel(Protocol):
         """
         ...
 
-    def begin(self, *, adapter: str | None = None, prefix: Prefix | None = None) -> Row:
-        """An empty row, or one that begins with what another computed with the same adapter.
+    def begin(self, *, adapter: str | None = None, kept: Sequence[Prefix] = ()) -> Row:
+        """An empty row, or one that begins with what others computed with the same adapter.
 
         Args:
             adapter: What it answers with.
-            prefix: Kept by `keep` of this very model.
+            kept: By `keep` of this very model, the first from token 0 and each from where the one before it stops.
 
         Raises:
             UserError: adapter-unknown.
         """
         ...
 
-    def feed(self, row: Row, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    def feed(self, row: Row, token_ids: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
         """Append tokens of the prompt to a row, at once; a long prompt comes in several calls.
 
         Args:
             row: Takes part in no step yet.
             token_ids: One or more.
+            every: Whether to give the logits after each of them.
 
         Returns:
-            Finite logits after the last of them, shape (V,).
+            Finite logits after the last of them, shape (V,), or after each, shape (tokens, V).
 
         Raises:
             UserError: logits-not-finite.
@@ -118,7 +119,7 @@ class RowModel(Protocol):
         """Append one token to each of some rows.
 
         Args:
-            rows: B of them, each fed before, mixed in adapters and lengths; others wait.
+            rows: B of them, each fed or begun with what was kept, mixed in adapters and lengths; others wait.
             tokens: One each.
 
         Returns:
@@ -126,12 +127,13 @@ class RowModel(Protocol):
         """
         ...
 
-    def keep(self, row: Row, num_tokens: int) -> Prefix:
-        """A copy of what was computed for a row's first tokens.
+    def keep(self, row: Row, start: int, stop: int) -> Prefix:
+        """A copy of what was computed for the tokens from `start` to before `stop` of a row.
 
         Args:
-            row: Holds at least so many tokens.
-            num_tokens: How many.
+            row: Takes part in no step yet.
+            start: Its first token.
+            stop: Where they end; the row holds at least so many tokens.
         """
         ...
 

@@ -8,6 +8,7 @@ from kivnun.recipe import rules
 from kivnun.recipe.objectives import Objective, SupervisedObjective
 from kivnun.recipe.values import (
     NonNegativeNumber,
+    NonNegativeWhole,
     PositiveNumber,
     PositiveWhole,
     Section,
@@ -29,7 +30,13 @@ ROUNDING_SETTINGS = frozenset(
     ("micro_batch_tokens", "gradient_checkpointing", "compile", "cache_hidden_states", "parallel")
 )
 """Settings that change how is computed and not what is learnt: other ones round otherwise."""
-COMPUTING_SETTINGS = ROUNDING_SETTINGS | {"save_every_steps", "keep_checkpoints", "report_to"}
+COMPUTING_SETTINGS = ROUNDING_SETTINGS | {
+    "save_every_steps",
+    "keep_checkpoints",
+    "keep_epochs",
+    "token_accuracy",
+    "report_to",
+}
 """These, and what is kept and told of a training: a run goes on when they change."""
 
 
@@ -105,6 +112,11 @@ classification measures `accuracy` and `macro_f1` by itself, contrastive `recall
     """How much better it must be to count as better, in the metric's own unit."""
     keep_checkpoints: PositiveWhole = 2
     """Number of latest checkpoints that are kept."""
+    keep_epochs: NonNegativeWhole = 0
+    """Number of latest epochs whose models are kept beside the final one, in `epochs/step-000123` of the run folder."""
+    token_accuracy: StrictBool = False
+    """Whether the share of trained tokens that the model holds for the likeliest is reported beside the loss; the \
+objectives supervised and text measure it."""
     report_to: tuple[Literal["tensorboard", "csv", "mlflow", "wandb"], ...] = ()
     """Where numbers go beside `events.jsonl`: TensorBoard files and CSV in the run folder, or a tracker of yours."""
 

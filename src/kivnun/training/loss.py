@@ -62,7 +62,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor, target_weights_M: Tensor | None
+        ctx: FunctionCtx,
+        hidden_MC: Tensor,
+        weight_VC: Tensor,
+        target_M: Tensor,
+        target_weights_M: Tensor | None,
+        is_right_M: Tensor | None,
     ) -> Tensor:
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]  # type: ignore[attr-defined]
         grad_MC = torch.empty_like(hidden_MC) if needs_hidden else None
@@ -72,7 +77,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         softmax = _compiled_softmax() if _compiled.get() else _softmax
         for chunk in _chunks(len(target_M), COMPILED_CHUNK_TARGETS if _compiled.get() else CHUNK_TARGETS):
             h_KC, y_K1 = hidden_MC[chunk], target_M[chunk].unsqueeze(1)
-            delta_KV, right_K1 = softmax(h_KC @ weight_VC.T, y_K1)
+            logits_KV = h_KC @ weight_VC.T
+            if is_right_M is not None:
+                # Not argmax, which takes several times as long for bf16 on a CPU.
+                torch.eq(logits_KV.max(dim=1).indices, target_M[chunk], out=is_right_M[chunk])
+            delta_KV, right_K1 = softmax(logits_KV, y_K1)
+            del logits_KV
             scale_K1 = None if target_weights_M is None else target_weights_M[chunk].unsqueeze(1)
             total -= (right_K1 if scale_K1 is None else right_K1 * scale_K1).sum()
             if grad_MC is None and grad_VC is None:
@@ -92,13 +102,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: FunctionCtx, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         saved = list(ctx.saved_tensors)  # type: ignore[attr-defined]
         has_hidden, has_weight = ctx.has_grads  # type: ignore[attr-defined]
         scale = grad_outputs[0]
         grad_MC = saved.pop(0) * scale if has_hidden else None
         grad_VC = saved.pop(0) * scale if has_weight else None
-        return grad_MC, grad_VC, None, None
+        return grad_MC, grad_VC, None, None, None
 
 
 def require_one_state_each(hidden_MC: Tensor, target_M: Tensor) -> None:
@@ -112,7 +122,12 @@ def require_one_state_each(hidden_MC: Tensor, target_M: Tensor) -> None:
 
 
 def summed_cross_entropy(
-    hidden_MC: Tensor, weight_VC: Tensor, target_M: Tensor, *, target_weights_M: Tensor | None = None
+    hidden_MC: Tensor,
+    weight_VC: Tensor,
+    target_M: Tensor,
+    *,
+    target_weights_M: Tensor | None = None,
+    is_right_M: Tensor | None = None,
 ) -> Tensor:
     """Sum (not mean) of the targets' negative log likelihoods in nats, as a scalar of at least float32.
 
@@ -124,13 +139,15 @@ def summed_cross_entropy(
         weight_VC: The language-model head (no bias).
         target_M: Target ids.
         target_weights_M: How much each target counts; None where all count 1.
+        is_right_M: Filled with whether each target has the largest logit, which costs no second product of the head;
+            None where nobody asks.
 
     Raises:
         ValueError: There is not one hidden state for each target.
     """
     require_one_state_each(hidden_MC, target_M)
     weights_M = None if target_weights_M is None else target_weights_M.to(hidden_MC.device)
-    return cast("Tensor", _ChunkedCrossEntropy.apply(hidden_MC, weight_VC, target_M, weights_M))
+    return cast("Tensor", _ChunkedCrossEntropy.apply(hidden_MC, weight_VC, target_M, weights_M, is_right_M))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from kivnun.errors import UserError
 from kivnun.recipe.objectives import ContrastiveObjective
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.loop import Plan
+from kivnun.training.objectives import NEXT_TOKEN_KINDS
 
 
 def check_plan(plan: Plan, rows: TokenTable, validation: TokenTable, settings: TrainingSection) -> list[str]:
@@ -19,6 +20,14 @@ def check_plan(plan: Plan, rows: TokenTable, validation: TokenTable, settings: T
     Raises:
         UserError: `nothing-to-learn` or `recipe-invalid`.
     """
+    notes: list[str] = []
+    if settings.token_accuracy and settings.objective.kind not in NEXT_TOKEN_KINDS:
+        names = " and ".join(NEXT_TOKEN_KINDS)
+        notes = [f"training.token_accuracy: {settings.objective.kind} does not measure it; {names} do"]
+    return [*notes, *_check_contrastive(plan, rows, validation, settings)]
+
+
+def _check_contrastive(plan: Plan, rows: TokenTable, validation: TokenTable, settings: TrainingSection) -> list[str]:
     objective = settings.objective
     if not isinstance(objective, ContrastiveObjective):
         return []

@@ -22,6 +22,7 @@ from kivnun.training.checkpoint import (
     save_checkpoint,
     set_aside,
 )
+from kivnun.training.epochs import EpochModels, Snapshot, describe_epoch
 from kivnun.training.interrupt import deferred_interrupt
 from kivnun.training.loop import Plan, StepReport, fit, make_plan
 from kivnun.training.memory import coming_bytes, memory_errors_said, plan_memory
@@ -79,17 +80,24 @@ class Checkpoints:
     key: str
 
 
-def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
+def train(job: Job, *, checkpoints: Checkpoints, log: Log, snapshot: Snapshot | None = None) -> Progress:
     """Train to the end and leave the best weights in the model.
 
     Starts from the latest checkpoint of the same training if there is one. Where there are validation rows, the weights
     of the step with the best validation are restored at the end, else the last ones stay.
+
+    Args:
+        job: What is trained.
+        checkpoints: Where checkpoints go.
+        log: Where events go.
+        snapshot: Takes the model, for `training.keep_epochs`.
 
     Raises:
         UserError: `loss-not-finite`, `memory-full`, `disk-full` or `artifact-damaged`.
         KeyboardInterrupt: After Ctrl-C or SIGTERM to any process, when the step is finished and saved.
     """
     wanted = job.settings.micro_batch_tokens
+    epochs = _open_epochs(job, checkpoints, snapshot)
     job = replace(job, objective=job.parallel.wrap(job.objective))
     job = job if wanted == "auto" else replace(job, micro_batch_tokens=wanted)
     try:
@@ -102,7 +110,7 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
                 bound = progress.micro_batch_tokens if progress.step else _measure_room(job, plan, log)
                 job = replace(job, micro_batch_tokens=bound)
             log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
-            progress = _take_steps(job, plan, progress, checkpoints, log)
+            progress = _take_steps(job, plan, progress, checkpoints, epochs, log)
     except NotFiniteError as error:
         parts = {"model": job.model, "objective": job.objective, "table": job.rows, "describe_row": job.describe_row}
         raise write_bad_batch(checkpoints.run_dir, error, **parts) from error
@@ -112,7 +120,21 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log) -> Progress:
     return progress
 
 
-def _take_steps(job: Job, plan: Plan, progress: Progress, checkpoints: Checkpoints, log: Log) -> Progress:
+def _open_epochs(job: Job, checkpoints: Checkpoints, snapshot: Snapshot | None) -> EpochModels | None:
+    """Where models of epochs go; None where none is kept, and none of an earlier training stays."""
+    keep = job.settings.keep_epochs
+    if snapshot is None:
+        if keep:
+            raise ValueError("training.keep_epochs needs a snapshot of the model")
+        return None
+    epochs = EpochModels(checkpoints.run_dir, checkpoints.key, keep, snapshot, job.parallel)
+    epochs.tidy()
+    return epochs if keep else None
+
+
+def _take_steps(
+    job: Job, plan: Plan, progress: Progress, checkpoints: Checkpoints, epochs: EpochModels | None, log: Log
+) -> Progress:
     """The steps that are left, with what is due after each."""
     settings = job.settings
     validate_every = settings.validate_every_steps or plan.epoch_steps
@@ -128,13 +150,17 @@ def _take_steps(job: Job, plan: Plan, progress: Progress, checkpoints: Checkpoin
                 log("micro_batch", {"step": report.step, "micro_batch_tokens": report.micro_batch_tokens})
             progress = _advance(progress, report)
             is_last = report.step == plan.num_steps
-            is_best = False
+            is_best, measured = False, dict[str, float]()
             if len(job.validation.table) and (report.step % validate_every == 0 or is_last):
-                progress, is_best = _validate(job, progress, log)
+                progress, is_best, measured = _validate(job, progress, log)
                 stopped = patience_is_over(progress, settings)
+            is_end = is_last or stopped
+            # Before the checkpoint: what goes on from there never comes to this step again.
+            if epochs is not None and (is_end or report.epoch.is_integer()) and epochs.write(report.step):
+                log("epoch_kept", describe_epoch(report, measured))
             flags = job.parallel.gather([interrupted(), _is_time_to_save(settings, report.step, saved_at)])
             halted, is_time_to_save = any(came for came, _ in flags), flags[0][1]
-            if is_best or is_last or stopped or halted or is_time_to_save:
+            if is_best or is_end or halted or is_time_to_save:
                 _save(job, progress, checkpoints)
                 log("checkpoint", {"step": progress.step, "best": is_best})
                 saved_at = time.monotonic()
@@ -190,7 +216,8 @@ def _steps(job: Job, plan: Plan, progress: Progress) -> Iterator[StepReport]:
     )
 
 
-def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
+def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool, dict[str, float]]:
+    """Where the run stands after a validation, whether this was its best step, and what was measured."""
     validation = job.validation
     # What a step found out about the memory holds here too.
     batch_tokens = progress.micro_batch_tokens or job.micro_batch_tokens or job.settings.batch_tokens
@@ -206,7 +233,7 @@ def _validate(job: Job, progress: Progress, log: Log) -> tuple[Progress, bool]:
     words = describe_overfitting(pairs)
     if words is not None and describe_overfitting(pairs[:-1]) is None:
         log("overfitting", {"step": progress.step, "words": words})
-    return replace(progress, history=history, loss_sum=0.0, loss_steps=0), is_best
+    return replace(progress, history=history, loss_sum=0.0, loss_steps=0), is_best, metrics
 
 
 def _resume(job: Job, checkpoints: Checkpoints, log: Log) -> Progress:

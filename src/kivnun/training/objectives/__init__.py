@@ -13,6 +13,9 @@ from kivnun.training.objectives.kto import Kto
 from kivnun.training.objectives.orpo import Orpo
 from kivnun.training.objectives.supervised import Supervised
 
+NEXT_TOKEN_KINDS = ("supervised", "text")
+"""The kinds that predict every trained token, so that it can be counted how many were right."""
+
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "supervised": lambda _section: Supervised(),
     "text": lambda _section: Supervised(),
@@ -25,8 +28,15 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
 }
 
 
-def make_objective(section: sections.Objective) -> Objective:
-    """The objective that a recipe's section describes."""
+def make_objective(section: sections.Objective, *, token_accuracy: bool = False) -> Objective:
+    """The objective that a recipe's section describes.
+
+    Args:
+        section: The recipe's `training.objective`.
+        token_accuracy: Whether it reports how many tokens the model holds for the likeliest, where it can.
+    """
+    if token_accuracy and section.kind in NEXT_TOKEN_KINDS:
+        return Supervised(token_accuracy=True)
     return OBJECTIVES[section.kind](section)
 
 
@@ -35,4 +45,12 @@ def describe_objective(section: sections.Objective) -> dict[str, str]:
     return describe_custom(section) if isinstance(section, sections.CustomObjective) else {}
 
 
-__all__ = ["OBJECTIVES", "BatchLoss", "Objective", "RowwiseObjective", "describe_objective", "make_objective"]
+__all__ = [
+    "NEXT_TOKEN_KINDS",
+    "OBJECTIVES",
+    "BatchLoss",
+    "Objective",
+    "RowwiseObjective",
+    "describe_objective",
+    "make_objective",
+]

@@ -1,0 +1,140 @@
+"""Keys and values of many rows in one piece of memory, in which onnxruntime reads and writes them where they lie.
+
+Rows stand in slots without gaps, so that the first B slots are one tensor and a slot alone is one too. Memory is taken
+from the system when a token is first written there, and given back with the row.
+
+Shapes: N tensors (keys and values of each layer), B slots, H heads, S tokens that a slot has room for, D head size.
+"""
+
+import mmap
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FIRST_SLOTS, FIRST_TOKENS = 4, 256
+
+
+@dataclass(eq=False)
+class OnnxRow:
+    """A `Row`.
+
+    Attributes:
+        adapter: What it answers with.
+        slot: Where it stands in its cache.
+        num_tokens: How many tokens it holds.
+    """
+
+    adapter: str | None
+    slot: int
+    num_tokens: int = 0
+
+
+class OnnxCache:
+    """The rows of one adapter.
+
+    Args:
+        num_tensors: N.
+        num_heads: H.
+        head_size: D.
+        context_tokens: Most tokens of a row.
+
+    Attributes:
+        rows: Each at its slot.
+        version: Another number whenever the memory is another one.
+    """
+
+    def __init__(self, num_tensors: int, num_heads: int, head_size: int, context_tokens: int) -> None:
+        self._num_tensors, self._num_heads, self._head_size = num_tensors, num_heads, head_size
+        self._context_tokens = context_tokens
+        self.rows: list[OnnxRow] = []
+        self.version = 0
+        self._memory, self.values_NBHSD = self._take(0, 0)
+
+    @property
+    def token_room(self) -> int:
+        """S."""
+        return self.values_NBHSD.shape[3]
+
+    def add(self, adapter: str | None) -> OnnxRow:
+        """An empty row behind the others."""
+        num_slots = self.values_NBHSD.shape[1]
+        if len(self.rows) == num_slots:
+            tokens = self.token_room or min(FIRST_TOKENS, self._context_tokens)
+            self._grow(max(FIRST_SLOTS, 2 * num_slots), tokens)
+        row = OnnxRow(adapter, len(self.rows))
+        self.rows.append(row)
+        return row
+
+    def require_room(self, tokens: int) -> None:
+        """Let every row have room for so many tokens."""
+        if tokens > self.token_room:
+            room = self.token_room
+            while room < tokens:
+                room *= 2
+            self._grow(self.values_NBHSD.shape[1], min(room, self._context_tokens))
+
+    def put_first(self, rows: list[OnnxRow]) -> None:
+        """Let some rows stand in the first slots, in any order."""
+        first = {id(row) for row in rows}
+        others = [row for row in self.rows[: len(rows)] if id(row) not in first]
+        behind = [row for row in rows if row.slot >= len(rows)]
+        for one, other in zip(others, behind, strict=True):
+            kept = self.copy(one, one.num_tokens)
+            one.slot, other.slot = other.slot, one.slot
+            self.values_NBHSD[:, other.slot, :, : other.num_tokens] = self.copy_slot(one.slot, other.num_tokens)
+            self.fill(one, kept)
+            self.rows[one.slot], self.rows[other.slot] = one, other
+
+    def remove(self, row: OnnxRow) -> None:
+        """Give a row's memory back; the last one takes its slot."""
+        last = self.rows.pop()
+        if last is not row:
+            kept = self.copy_slot(last.slot, last.num_tokens)
+            self._release(last.slot)
+            last.slot = row.slot
+            self.rows[last.slot] = last
+            self.fill(last, kept)
+        else:
+            self._release(row.slot)
+        row.slot = -1
+        if not self.rows:
+            self._memory, self.values_NBHSD = self._take(0, 0)
+            self.version += 1
+
+    def copy(self, row: OnnxRow, num_tokens: int) -> NDArray[np.float32]:
+        """A copy of a row's first T tokens, shape (N, H, T, D)."""
+        return self.copy_slot(row.slot, num_tokens)
+
+    def copy_slot(self, slot: int, num_tokens: int) -> NDArray[np.float32]:
+        """The same of a slot."""
+        return self.values_NBHSD[:, slot, :, :num_tokens].copy()
+
+    def fill(self, row: OnnxRow, values_NHTD: NDArray[np.float32]) -> None:
+        """Write the first tokens of a row."""
+        self.values_NBHSD[:, row.slot, :, : values_NHTD.shape[2]] = values_NHTD
+
+    def _grow(self, slots: int, tokens: int) -> None:
+        old_NBHSD = self.values_NBHSD
+        self._memory, self.values_NBHSD = self._take(slots, tokens)
+        for row in self.rows:
+            held = slice(row.num_tokens)
+            self.values_NBHSD[:, row.slot, :, held] = old_NBHSD[:, row.slot, :, held]
+        self.version += 1
+
+    def _take(self, slots: int, tokens: int) -> tuple[mmap.mmap, NDArray[np.float32]]:
+        """Memory of its own mapping: pages come when they are written, and single slots can be given back."""
+        shape = (self._num_tensors, slots, self._num_heads, tokens, self._head_size)
+        size = int(np.prod(shape))
+        memory = mmap.mmap(-1, max(1, size * 4), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return memory, np.frombuffer(memory, np.float32, size).reshape(shape)
+
+    def _release(self, slot: int) -> None:
+        values = self.values_NBHSD
+        tensor_bytes, slot_bytes, _, _, _ = values.strides
+        for tensor in range(len(values)):
+            start = tensor * tensor_bytes + slot * slot_bytes
+            # Whole pages only: those at the edges hold the neighbours' tokens too.
+            first, end = -(-start // mmap.PAGESIZE), (start + slot_bytes) // mmap.PAGESIZE
+            if first < end:
+                self._memory.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (end - first) * mmap.PAGESIZE)

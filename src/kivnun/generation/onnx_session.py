@@ -1,0 +1,111 @@
+"""A session of bare onnxruntime over a `RowGraph`, which reads and writes keys and values in a cache of ours."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from kivnun.generation.onnx_cache import OnnxCache
+from kivnun.generation.onnx_graph import RowGraph, graph_invalid
+
+LOG_FATAL_ONLY = 4
+LOGITS = "logits"
+Matrices = Mapping[str, NDArray[np.float32]]
+
+
+def open_session(graph: RowGraph, num_threads: int | None) -> ort.InferenceSession:
+    """Load a graph's weights.
+
+    Args:
+        graph: The graph.
+        num_threads: Cores that one run may use; None for what the graph asks for, and else for all.
+
+    Raises:
+        UserError: model-invalid.
+    """
+    options = ort.SessionOptions()
+    # ONNX Runtime prints errors by itself and throws them too; the exception is enough.
+    options.log_severity_level = LOG_FATAL_ONLY
+    options.intra_op_num_threads = num_threads or graph.num_threads or 0
+    # Threads that wait for work spin only while a step runs: between steps the cores belong to the server.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return ort.InferenceSession(str(graph.path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no ancestor but this
+        raise graph_invalid(graph.path.parent, str(error)[:500]) from error
+
+
+class BoundRun:
+    """Runs over a range of slots, bound to where they lie; good until the cache's memory is another one.
+
+    Args:
+        session: The session.
+        graph: Its graph.
+        cache: Holds the rows.
+        slots: The range.
+        num_tokens: T, tokens for each slot in one run.
+        adapter: Matrices by input, of the adapter that all rows answer with.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        graph: RowGraph,
+        cache: OnnxCache,
+        slots: range,
+        num_tokens: int,
+        adapter: Matrices,
+    ) -> None:
+        self._session, self._binding, self._graph = session, session.io_binding(), graph
+        self._adapter = adapter
+        self.key = (cache.version, slots, num_tokens)
+        self._places = np.arange(num_tokens, dtype=np.int64)
+        self._input_ids_BT = np.zeros((len(slots), num_tokens), np.int64)
+        self._positions_BT = np.zeros((len(slots), num_tokens), np.int64)
+        self._bind_cache(cache, slots)
+        self._bind("input_ids", self._input_ids_BT)
+        if graph.has_positions:
+            self._bind("position_ids", self._positions_BT)
+        for name, matrix in adapter.items():
+            self._bind(name, matrix)
+
+    def run(self, tokens_BT: NDArray[np.int64], lengths_B: NDArray[np.int64], mask_tokens: int) -> NDArray[np.float32]:
+        """Append tokens to the rows.
+
+        Args:
+            tokens_BT: The tokens.
+            lengths_B: How many tokens each row holds before.
+            mask_tokens: Width of the mask: for a row's first tokens their number, otherwise anything that is no less
+                than the longest row will be and no more than a slot's room.
+
+        Returns:
+            Logits after each row's last token, shape (B, V), nobody else's.
+        """
+        self._input_ids_BT[:] = tokens_BT
+        np.add(lengths_B[:, None], self._places, out=self._positions_BT)
+        # The graph reads the mask's width and the sums of its rows.
+        mask_BS = np.zeros((len(lengths_B), mask_tokens), np.int64)
+        mask_BS[:, 0] = lengths_B + len(self._places)
+        self._bind("attention_mask", mask_BS)
+        if len(self._places) > 1:
+            # Whether logits come for every token or for the last one alone is the graph's choice.
+            self._binding.bind_output(LOGITS, "cpu")
+            self._session.run_with_iobinding(self._binding)
+            return self._binding.get_outputs()[-1].numpy()[:, -1].copy()
+        logits_BTV = np.empty((len(lengths_B), 1, self._graph.vocab_size), np.float32)
+        self._binding.bind_output(LOGITS, "cpu", 0, np.float32, logits_BTV.shape, logits_BTV.ctypes.data)
+        self._session.run_with_iobinding(self._binding)
+        return logits_BTV[:, 0]
+
+    def _bind_cache(self, cache: OnnxCache, slots: range) -> None:
+        # Past and present are the same memory, in which the attention appends.
+        for tensor, past, present in zip(
+            cache.values_NBHSD, self._graph.past_names, self._graph.present_names, strict=True
+        ):
+            held = tensor[slots.start : slots.stop]
+            self._bind(past, held)
+            self._binding.bind_output(present, "cpu", 0, np.float32, held.shape, held.ctypes.data)
+
+    def _bind(self, name: str, values: NDArray[np.float32] | NDArray[np.int64]) -> None:
+        self._binding.bind_input(name, "cpu", 0, values.dtype.type, values.shape, values.ctypes.data)

@@ -1,0 +1,81 @@
+"""The application: every route in one visible list, inside one frame."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.dependencies.utils import get_flat_dependant
+from fastapi.routing import APIRoute
+
+from kivnun.server import files, health, models, uploads
+from kivnun.server.audit_requests import AuditRequests
+from kivnun.server.background import Task, keep_running
+from kivnun.server.errors import ApiError, add_error_replies
+from kivnun.server.middleware import RequestFrame
+from kivnun.server.service import Service
+from kivnun.server.sweep import sweep
+
+# Room for the names and borders of a multipart body around the file itself.
+MULTIPART_EXTRA_BYTES = 1 << 20
+# Under /v1; `/openai/v1` and Azure's older addresses lead to the same.
+ROUTERS: tuple[APIRouter, ...] = (files.router, uploads.router, models.router)
+# At their own addresses.
+OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router,)
+# What goes on beside the requests, from the start of the application to its end.
+TASKS: tuple[Callable[[Service], Task], ...] = (sweep,)
+# Sent by libraries to every address; they change nothing here.
+_IGNORED_QUERY = frozenset({"api-version"})
+
+
+def refuse_unknown_query(request: Request) -> None:
+    """What a client asks for and no route reads is refused, not ignored: a misspelt `limit` would give another list.
+
+    Args:
+        request: Whose route is known.
+
+    Raises:
+        ApiError: 400, `unknown_parameter`.
+    """
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return
+    known = {field.alias for field in get_flat_dependant(route.dependant).query_params} | _IGNORED_QUERY
+    for name in request.query_params:
+        # Objects are written `metadata[key]=value`; the route that takes them reads the keys.
+        if name.partition("[")[0] not in known and name not in known:
+            told = name[:100]
+            raise ApiError(
+                400, f"Unrecognized request argument supplied: {told}", param=told, code="unknown_parameter"
+            )
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around a service.
+
+    Args:
+        service: Open until the application ends.
+    """
+
+    @asynccontextmanager
+    async def run_tasks(app: FastAPI) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            for make in TASKS:
+                await stack.enter_async_context(keep_running(make, service))
+            yield
+
+    # The pages under /docs would load scripts from elsewhere.
+    app = FastAPI(title="Kivnun", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=run_tasks)
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router, prefix="/v1", dependencies=[Depends(refuse_unknown_query)])
+    for router in OTHER_ROUTERS:
+        app.include_router(router)
+    add_error_replies(app)
+    app.add_middleware(AuditRequests, database=service.database)
+    app.add_middleware(
+        RequestFrame,
+        counters=service.counters,
+        local_only=not service.settings.require_keys,
+        max_upload_bytes=service.settings.max_file_bytes + MULTIPART_EXTRA_BYTES,
+    )
+    return app

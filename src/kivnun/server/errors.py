@@ -1,0 +1,151 @@
+"""What a client is told when something is refused: OpenAI's envelope for every error, whoever raised it.
+
+FastAPI's own `{"detail": ...}` never leaves this server: OpenAI's libraries find no message in it.
+"""
+
+import logging
+import math
+import traceback
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from kivnun.errors import UserError
+from kivnun.server.field_errors import describe_field_error
+from kivnun.serving.answers import BusyError
+
+TYPES = {401: "invalid_request_error", 403: "invalid_request_error", 429: "requests", 500: "server_error"}
+# What a client sent can be right and the machine still have no room for it.
+STATUS_OF_CODE = {"disk-full": 507}
+SERVER_PROBLEM = "The server had an error while processing your request. Its log names the request by its x-request-id."
+_LOG = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """A request that is refused, as the client is told.
+
+    Args:
+        status: HTTP status. 409 is repeated by OpenAI's libraries, so it is none for a state that stays.
+        message: What is wrong, in sentences.
+        type: OpenAI's kind of error.
+        param: The field that it is about, such as `messages[0].role`.
+        code: OpenAI's word for it.
+        headers: Of the reply.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",  # noqa: A002 - the API's own word
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
+
+    def to_json(self) -> dict[str, object]:
+        """The envelope."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def to_response(self) -> JSONResponse:
+        """The whole reply."""
+        return JSONResponse(self.to_json(), self.status, headers=self.headers)
+
+
+def not_found(kind: str, name: str, *, param: str | None = "id") -> ApiError:
+    """What is answered for something that is not there, or belongs to others: nobody can tell which.
+
+    Args:
+        kind: Such as `File` or `fine-tuning job`.
+        name: As the client named it.
+        param: The field that named it.
+    """
+    return ApiError(404, f"No such {kind}: {name}", param=param)
+
+
+def invalid(param: str, message: str, *, code: str = "invalid_value") -> ApiError:
+    """What is answered for one field with a wrong value.
+
+    Args:
+        param: The field.
+        message: What is wrong.
+        code: OpenAI's word for it.
+    """
+    return ApiError(400, message, param=param, code=code)
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """Any exception as a client may see it; nothing of an unknown one is told.
+
+    Args:
+        error: Raised while a request was answered.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UserError):
+        return _from_user_error(error)
+    if isinstance(error, BusyError):
+        return _from_busy(error)
+    if isinstance(error, RequestValidationError):
+        told = describe_field_error(error.errors(), error.body)
+        return ApiError(400, told.message, param=told.param, code=told.code)
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    return ApiError(500, SERVER_PROBLEM, type="server_error")
+
+
+def _from_user_error(error: UserError) -> ApiError:
+    message = ". ".join([error.problem, *error.details, error.hint])
+    status = STATUS_OF_CODE.get(error.code, 400)
+    headers = {"x-should-retry": "false"} if status >= 500 else {}
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return ApiError(status, message, type=kind, code=error.code, headers=headers)
+
+
+def _from_busy(error: BusyError) -> ApiError:
+    seconds = max(error.retry_after_seconds, 0.0)
+    headers = {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
+    message = f"The server is busy: {error}"
+    return ApiError(429, message, type="requests", code="rate_limit_exceeded", headers=headers)
+
+
+def log_failure(error: BaseException, request_id: str) -> None:
+    """Keep where an error of ours came from; its text may hold what users wrote, so that only its kind is kept.
+
+    Args:
+        error: What was raised.
+        request_id: As the client was told.
+    """
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    said = f": {error}" if isinstance(error, OSError) else ""
+    _LOG.error("request %s failed with %s%s\n%s", request_id, type(error).__name__, said, frames.rstrip())
+
+
+def _reply(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, HTTPException) and error.status_code == 404 and error.detail == "Not Found":
+        address = f"{request.method} {request.url.path}"
+        return ApiError(404, f"Unknown request URL: {address}. Please check the URL for typos.").to_response()
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        told = f"Not allowed to {request.method} on {request.url.path}."
+        return ApiError(405, told, headers=dict(error.headers or {})).to_response()
+    return to_api_error(error).to_response()
+
+
+def add_error_replies(app: FastAPI) -> None:
+    """Let an application answer every error in OpenAI's envelope.
+
+    Args:
+        app: Before its first request.
+    """
+    for kind in (ApiError, UserError, BusyError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _reply)

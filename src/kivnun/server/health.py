@@ -1,0 +1,66 @@
+"""Whether a server is well, for people and for Prometheus."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from kivnun.database.tables import FineTuningJob
+from kivnun.server.callers import get_service
+from kivnun.server.service import Service
+from kivnun.server.workers import Workers
+
+router = APIRouter(tags=["server"])
+TheService = Annotated[Service, Depends(get_service)]
+_STARTED = time.time()
+
+
+@router.get("/health")
+def health(request: Request, service: TheService) -> JSONResponse:
+    """200 while the server can work, 503 with what is wrong while it cannot. It needs no key and tells no names."""
+    database = _database_problem(service)
+    workers: Workers | None = getattr(request.app.state, "workers", None)
+    pool = service.pool.facts()
+    body: dict[str, Any] = {
+        "status": "ok" if database is None else "error",
+        "uptime_seconds": int(time.time() - _STARTED),
+        "database": database or "ok",
+        "workers": {"wanted": workers.wanted if workers else 0, "alive": workers.alive if workers else 0},
+        "pool": {"models": len(pool.models), "running": pool.running, "waiting": pool.waiting},
+    }
+    return JSONResponse(body, 200 if database is None else 503)
+
+
+@router.get("/metrics")
+def metrics(request: Request, service: TheService) -> Response:
+    """Everything that is counted. It needs no key, and tells no names of files, models or projects."""
+    with service.database.reading() as session:
+        query = select(FineTuningJob.status, func.count()).group_by(FineTuningJob.status)
+        jobs = {status: count for status, count in session.execute(query)}
+    pool = service.pool.facts()
+    workers: Workers | None = getattr(request.app.state, "workers", None)
+    facts: dict[str, float] = {
+        "pool_models": len(pool.models),
+        "pool_rows_running": pool.running,
+        "pool_rows_waiting": pool.waiting,
+        "pool_memory_bytes": pool.memory_bytes,
+        "pool_used_bytes": pool.used_bytes,
+        "pool_prefix_bytes": pool.prefix_bytes,
+        "workers_wanted": workers.wanted if workers else 0,
+        "workers_alive": workers.alive if workers else 0,
+    }
+    return Response(service.counters.to_text(facts, jobs), media_type=CONTENT_TYPE_LATEST)
+
+
+def _database_problem(service: Service) -> str | None:
+    try:
+        with service.database.reading() as session:
+            session.execute(text("SELECT 1"))
+    except SQLAlchemyError as error:
+        # Its text may hold the database's address.
+        return type(error).__name__
+    return None
