@@ -70,6 +70,8 @@ from kivnun.runs.atomic import disk_full_as_user_error
 from kivnun.search.loop import require_a_value
 from kivnun.search.plan import plan_search
 from kivnun.search.trials import Trial, require_same_search
+from kivnun.server.binding import listen, require_safe
+from kivnun.server.service import ServeSettings
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.objectives.custom import load_custom
 from kivnun.training.optimizer import MasterWeights
@@ -394,11 +396,20 @@ NOTES: dict[str, ErrorNote] = {
         "interrupted is not there; add it again.",
         _adapter_unknown,
     ),
+    "address-taken": ErrorNote(
+        "Another program listens there, often an earlier `kivnun serve`; or the address is none of this machine's. Name "
+        "another port with `--port`; `--port 0` takes a free one and says which.",
+        lambda: listen(ServeSettings(Path("data"), host="203.0.113.7")),
+    ),
     "answer-cut": ErrorNote(
         "A row that is cut at the end loses its answer, and the model would learn to stop in the middle. Raise "
         "`data.max_seq_len` (up to the model's context), shorten the rows, or let them be dropped and counted with "
         "`data.on_too_long: drop`.",
         _answer_cut,
+    ),
+    "answer-failed": ErrorNote(
+        "Only the answers that were computed in the same step end with it; the server goes on. Its log names the place "
+        "in the code, never the text that a client sent. If it happens again, report it."
     ),
     "answer-too-long": ErrorNote(
         "A model that must stop after `evaluation.max_new_tokens` tokens could never give these answers, and its score "
@@ -422,6 +433,10 @@ NOTES: dict[str, ErrorNote] = {
         "Nothing was sent. `where.inputs` gives a place in the workspace to a path that the recipe reads, and the "
         "conda file of an environment must install Kivnun.",
         _azure_invalid,
+    ),
+    "constraint-failed": ErrorNote(
+        "The schema or grammar that the answer must follow cannot be written with this model's tokens from where the "
+        "answer stands. Loosen it, or leave the format out and check the answer yourself."
     ),
     "data-check": ErrorNote(
         "Mend the rows that are named, or move them; `kivnun check` with the recipe shows all findings and what to do. "
@@ -486,6 +501,10 @@ NOTES: dict[str, ErrorNote] = {
     "endpoint-failed": ErrorNote(
         "The text says what the endpoint answered, without the key. Answers that came before are kept beside the "
         "output; the same command asks only for the rest."
+    ),
+    "engine-failed": ErrorNote(
+        "The last lines of what the program said follow; `logs/vllm.log` in the data folder has the rest. A model that "
+        "vLLM does not know is computed with `--engine torch`."
     ),
     "enrich-nothing": ErrorNote(
         "New rows are made from what a user says and an assistant answers in words. Rows with tools or pictures, and "
@@ -590,6 +609,10 @@ NOTES: dict[str, ErrorNote] = {
         "Write `bundled`, a folder, or a Hugging Face id such as `org/name`. An id is fetched once and then read from "
         "the cache; gated models need `HF_TOKEN` in the environment.",
         lambda: resolve_model("./my-model"),
+    ),
+    "model-too-large": ErrorNote(
+        "`kivnun serve` counts weights and caches against the memory that it may use. An int4 export takes an eighth of "
+        "the memory of fp32 weights."
     ),
     "nothing-to-learn": ErrorNote(
         "A run without a trained token would end with loss 0 and an unchanged model. `kivnun preview` shows which "
@@ -697,6 +720,15 @@ NOTES: dict[str, ErrorNote] = {
         "field and what is wrong with it.",
         _unknown_searched_field,
     ),
+    "serve-unsafe": ErrorNote(
+        "Whoever reaches a server without keys can read, change and delete everything. `--no-auth` is for a loopback "
+        "address alone; elsewhere `kivnun keys create` makes keys.",
+        lambda: require_safe(ServeSettings(Path("data"), host="0.0.0.0", require_keys=False)),  # noqa: S104
+    ),
+    "server-running": ErrorNote(
+        "Each data folder has one server. Its lock goes when its process ends, however it ends; no file has to be "
+        "removed. Two servers need two folders."
+    ),
     "split-too-small": ErrorNote(
         "Each split that is asked for needs at least one row; with `stratify_by`, so does each value's share. Add "
         "rows, lower the shares, or give numbers of rows instead.",
@@ -724,5 +756,10 @@ NOTES: dict[str, ErrorNote] = {
         "What was trained on is known by heart, so that it tells nothing about new questions. Take the rows out of one "
         "of the two files, or let `data.split` cut them, with `group_by` where several rows come from one document.",
         lambda: freeze_rows(_decide_data("phrase"), near=False),
+    ),
+    "tls-invalid": ErrorNote(
+        "`--tls-certificate` takes the certificate with its chain and `--tls-key` its private key, both PEM and the key "
+        "without a password, for nobody is there to type one when a server starts.",
+        lambda: require_safe(ServeSettings(Path("data"), tls_certificate=Path("server.pem"))),
     ),
 }

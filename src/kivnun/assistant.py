@@ -165,7 +165,13 @@ class HeadedModel:
         Raises:
             UserError: As for `classify`.
         """
-        table = self._encode(texts)
+        return self._embed(self._encode(texts))
+
+    def embed_tokens(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """The same of texts in tokens, of which each has as many as the model was trained for, or fewer."""
+        return self._embed(make_table(TokenizedRow(list(tokens), [False] * len(tokens)) for tokens in ids))
+
+    def _embed(self, table: TokenTable) -> NDArray[np.float32]:
         vectors = embed_table(self.model, table, pooling=self.head.pooling, batch_tokens=HEAD_BATCH_TOKENS)
         if self.head.similarity == "cosine":
             vectors = torch.nn.functional.normalize(vectors, dim=1)

@@ -208,9 +208,7 @@ def test_models_of_another_training_do_not_stay(tiny_model_folder: Path, tiny_ta
     assert kept(tmp_path) == []
 
 
-def test_keeping_epochs_changes_nothing_that_is_learnt(
-    tiny_model_folder: Path, tiny_table: TokenTable, tmp_path: Path
-):
+def test_keeping_epochs_changes_nothing_that_is_learnt(tiny_model_folder: Path, tiny_table: TokenTable, tmp_path: Path):
     run(tiny_model_folder, tiny_table, tmp_path / "with", settings(), one := Events())
     run(tiny_model_folder, tiny_table, tmp_path / "without", settings(keep_epochs=0), other := Events())
     assert [fields["loss"] for fields in one.of("step")] == [fields["loss"] for fields in other.of("step")]
@@ -219,9 +217,7 @@ def test_keeping_epochs_changes_nothing_that_is_learnt(
     assert not (tmp_path / "without" / "epochs").exists()
 
 
-def test_without_a_way_to_take_the_model_it_is_refused(
-    tiny_model_folder: Path, tiny_table: TokenTable, tmp_path: Path
-):
+def test_without_a_way_to_take_the_model_it_is_refused(tiny_model_folder: Path, tiny_table: TokenTable, tmp_path: Path):
     model = load_model(tiny_model_folder, dtype=torch.float32)
     job = Job(model, make_master_weights(model, settings()), tiny_table, Validation(NO_ROWS), settings())
     with pytest.raises(ValueError, match="keep_epochs"):

@@ -21,6 +21,7 @@ from kivnun.cli import (
     finetune,
     index,
     judge,
+    keys,
     olive_verbs,
     optimize,
     preview,
@@ -32,6 +33,7 @@ from kivnun.cli import (
     run,
     runs,
     search,
+    serve,
     split,
     verify,
     watch,
@@ -49,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(keys.app, name="keys")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(repair.app, name="repair")
 app.add_typer(runs.app, name="runs")
@@ -72,6 +75,7 @@ app.command()(chat.generate)
 app.command()(chat.chat)
 app.command()(embed.embed)
 app.command("generate-adapter")(adapters.generate_adapter)
+app.command()(serve.serve)
 app.command()(verify.verify)
 app.command()(push.push)
 # They read their flags themselves: Olive's are many, and must not be shortened or ignored.

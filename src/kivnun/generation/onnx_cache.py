@@ -1,18 +1,22 @@
 """Keys and values of many rows in one piece of memory, in which onnxruntime reads and writes them where they lie.
 
-Rows stand in slots without gaps, so that the first B slots are one tensor and a slot alone is one too. Memory is taken
-from the system when a token is first written there, and given back with the row.
+Rows stand in slots without gaps, so that the first B slots are one tensor and a slot alone is one too. Room for many
+rows is reserved at once, so that rows need not be copied when others come or they get longer; a reserved page takes
+memory only from the first token that is written there, and gives it back with the row.
 
 Shapes: N tensors (keys and values of each layer), B slots, H heads, S tokens that a slot has room for, D head size.
 """
 
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-FIRST_SLOTS, FIRST_TOKENS = 4, 256
+RESERVED_SLOTS, RESERVED_TOKENS = 64, 4096
+# Linux keeps no account of such pages before they are written; Python 3.13 knows the name.
+MAP_NORESERVE = 0x4000
 
 
 @dataclass(eq=False)
@@ -58,10 +62,8 @@ class OnnxCache:
 
     def add(self, adapter: str | None) -> OnnxRow:
         """An empty row behind the others."""
-        num_slots = self.values_NBHSD.shape[1]
-        if len(self.rows) == num_slots:
-            tokens = self.token_room or min(FIRST_TOKENS, self._context_tokens)
-            self._grow(max(FIRST_SLOTS, 2 * num_slots), tokens)
+        if len(self.rows) == self.values_NBHSD.shape[1]:
+            self._grow(max(RESERVED_SLOTS, 2 * len(self.rows)), self.token_room or RESERVED_TOKENS)
         row = OnnxRow(adapter, len(self.rows))
         self.rows.append(row)
         return row
@@ -69,10 +71,7 @@ class OnnxCache:
     def require_room(self, tokens: int) -> None:
         """Let every row have room for so many tokens."""
         if tokens > self.token_room:
-            room = self.token_room
-            while room < tokens:
-                room *= 2
-            self._grow(self.values_NBHSD.shape[1], min(room, self._context_tokens))
+            self._grow(self.values_NBHSD.shape[1], max(tokens, 2 * self.token_room))
 
     def put_first(self, rows: list[OnnxRow]) -> None:
         """Let some rows stand in the first slots, in any order."""
@@ -116,7 +115,7 @@ class OnnxCache:
 
     def _grow(self, slots: int, tokens: int) -> None:
         old_NBHSD = self.values_NBHSD
-        self._memory, self.values_NBHSD = self._take(slots, tokens)
+        self._memory, self.values_NBHSD = self._take(slots, min(tokens, self._context_tokens))
         for row in self.rows:
             held = slice(row.num_tokens)
             self.values_NBHSD[:, row.slot, :, held] = old_NBHSD[:, row.slot, :, held]
@@ -126,7 +125,10 @@ class OnnxCache:
         """Memory of its own mapping: pages come when they are written, and single slots can be given back."""
         shape = (self._num_tensors, slots, self._num_heads, tokens, self._head_size)
         size = int(np.prod(shape))
-        memory = mmap.mmap(-1, max(1, size * 4), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, max(1, size * 4), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        # A huge page would take memory for the reserved room around a token. Kernels without them refuse the word.
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
         return memory, np.frombuffer(memory, np.float32, size).reshape(shape)
 
     def _release(self, slot: int) -> None:

@@ -30,27 +30,21 @@ MAX_FEED_TOKENS = 512
 FLOAT_BYTES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class OnnxPrefix:
     """A `Prefix`.
 
     Attributes:
+        num_tokens: T.
+        num_bytes: Of memory.
         adapter: What it was computed with.
-        values_NHTD: Keys and values of every layer.
+        values: Keys and values of every layer, shape (N, H, T, D).
     """
 
+    num_tokens: int
+    num_bytes: int
     adapter: str | None
-    values_NHTD: NDArray[np.float32]
-
-    @property
-    def num_tokens(self) -> int:
-        """T."""
-        return self.values_NHTD.shape[2]
-
-    @property
-    def num_bytes(self) -> int:
-        """Of memory."""
-        return self.values_NHTD.nbytes
+    values: NDArray[np.float32]
 
 
 class OnnxRows:
@@ -155,6 +149,8 @@ class OnnxRows:
         Raises:
             UserError: adapter-unknown; artifact-damaged or adapter-invalid for one whose file cannot be used.
         """
+        if prefix is not None and (not isinstance(prefix, OnnxPrefix) or prefix.adapter != adapter):
+            raise ValueError("a prefix was kept by another model or adapter")
         self._load(adapter)
         graph = self._graph
         if adapter not in self._caches:
@@ -163,10 +159,8 @@ class OnnxRows:
         cache = self._caches[adapter]
         row = cache.add(adapter)
         if prefix is not None:
-            if not isinstance(prefix, OnnxPrefix) or prefix.adapter != adapter:
-                raise ValueError("a prefix was kept by another model or adapter")
             cache.require_room(prefix.num_tokens)
-            cache.fill(row, prefix.values_NHTD)
+            cache.fill(row, prefix.values)
             row.num_tokens = prefix.num_tokens
         return row
 
@@ -185,7 +179,8 @@ class OnnxRows:
         """
         row = _own(row)
         tokens = self._checked(row, token_ids)
-        for start in range(0, len(tokens), MAX_FEED_TOKENS):
+        logits_V = self._append(row, tokens[:MAX_FEED_TOKENS])
+        for start in range(MAX_FEED_TOKENS, len(tokens), MAX_FEED_TOKENS):
             logits_V = self._append(row, tokens[start : start + MAX_FEED_TOKENS])
         # The extremes are NaN or infinite where any logit is, and no array is made for them.
         if not (math.isfinite(logits_V.max()) and math.isfinite(logits_V.min())):
@@ -224,7 +219,8 @@ class OnnxRows:
         row = _own(row)
         if not 0 < num_tokens <= row.num_tokens:
             raise ValueError(f"{num_tokens} of {row.num_tokens} tokens cannot be kept")
-        return OnnxPrefix(row.adapter, self._caches[row.adapter].copy(row, num_tokens))
+        values = self._caches[row.adapter].copy(row, num_tokens)
+        return OnnxPrefix(num_tokens, values.nbytes, row.adapter, values)
 
     def end(self, row: Row) -> None:
         """Give a row's memory free."""
@@ -249,7 +245,7 @@ class OnnxRows:
         lengths_B, tokens_of_slots_B1 = np.empty(len(rows), np.int64), np.empty((len(rows), 1), np.int64)
         lengths_B[order_B] = [row.num_tokens for row in rows]
         tokens_of_slots_B1[order_B, 0] = tokens_B
-        logits_BV = step.run(tokens_of_slots_B1, lengths_B, cache.token_room)
+        logits_BV = step.run(tokens_of_slots_B1, lengths_B, 1 + int(lengths_B.max()))
         for row in rows:
             row.num_tokens += 1
         return logits_BV if (order_B == np.arange(len(rows))).all() else logits_BV[order_B]
@@ -295,7 +291,7 @@ def _own(row: Row) -> OnnxRow:
 
 def _read_adapter(path: Path) -> Matrices:
     try:
-        values = AdapterFormat.read_adapter(str(path)).get_parameters()
+        values = AdapterFormat.read_adapter(str(path)).get_parameters()  # type: ignore[arg-type] - a text, whatever its stub says
         return {name: np.array(value.numpy()) for name, value in values.items()}
     except Exception as error:  # onnxruntime's errors share no ancestor but this
         raise UserError(

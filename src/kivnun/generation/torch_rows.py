@@ -74,7 +74,7 @@ class TorchRow:
 
 
 @dataclass(frozen=True)
-class TorchPrefix:
+
     """What was computed for some tokens.
 
     Attributes:
@@ -297,7 +297,7 @@ class TorchRows:
 
     # Not inference_mode: a rotary cache made under it could not be used by a training step that follows.
     @torch.no_grad()
-    def _forward(  # noqa: PLR0913, PLR0917 - all of it is the model's input
+    def _forward(
         self,
         cache: RowCache,
         ids_BT: Tensor,

@@ -19,6 +19,7 @@ from kivnun.jobs.job_error import TRAINING_FILE, VALIDATION_FILE
 TOO_LONG = frozenset({"answer-cut", "prompt-too-long"})
 PARAMS: Mapping[Split, str] = {"train": TRAINING_FILE, "validation": VALIDATION_FILE}
 TITLES: Mapping[str, str] = {split: name.replace("_", " ").capitalize() for split, name in PARAMS.items()}
+NO_TURNS = "prompt and completion should be texts for a model that completes texts, and not lists of turns"
 COPY_NAMES: Mapping[Split, str] = {"train": "training.jsonl", "validation": "validation.jsonl"}
 
 
@@ -98,21 +99,29 @@ class CheckedFiles:
                 yield from (example for example in found.examples if example.file == path)
 
 
-class _Lengths(TokenPass):
+class _JobTokens:
     """The token checks, which remember the lines of rows that are too long."""
 
     def __init__(self, encoder: Encoder, limits: TokenLimits) -> None:
-        super().__init__(encoder, limits)
+        self._checks = TokenPass(encoder, limits)
+        self._are_texts = limits.template.kind == "text"
+        self.judge, self.summary = self._checks.judge, self._checks.summary
         self.too_long: dict[str, set[int]] = {}
 
     def check(
         self, conversations: Sequence[Conversation], lines: Sequence[int], file: str, split: str
     ) -> Sequence[Finding]:
         """What is wrong with some rows of a file."""
-        findings = super().check(conversations, lines, file, split)
+        unfit: list[Finding] = []
+        if self._are_texts:
+            pairs = list(zip(conversations, lines, strict=True))
+            unfit = [Finding("field-type", file, line, NO_TURNS) for row, line in pairs if len(row.messages) != 2]
+            pairs = [(row, line) for row, line in pairs if len(row.messages) == 2]
+            conversations, lines = [row for row, _ in pairs], [line for _, line in pairs]
+        findings = self._checks.check(conversations, lines, file, split)
         long = {finding.line for finding in findings if finding.code in TOO_LONG}
         self.too_long.setdefault(split, set()).update(long)
-        return findings
+        return [*unfit, *findings]
 
 
 def check_files(files: FilesOfJob, encoder: Encoder, limits: TokenLimits) -> CheckedFiles:
@@ -123,7 +132,7 @@ def check_files(files: FilesOfJob, encoder: Encoder, limits: TokenLimits) -> Che
         encoder: The model's tokenizer.
         limits: How rows are written, and how long they may be.
     """
-    tokens = _Lengths(encoder, limits)
+    tokens = _JobTokens(encoder, limits)
     found = tuple(DataFile(files.copy_of(split), "jsonl", split, "as the job says") for split in files.sources)
     service = "openai" if files.strict else None
     options = CheckOptions(near="off", service=service, num_workers=1, tokens=tokens)

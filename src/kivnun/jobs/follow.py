@@ -87,7 +87,7 @@ class Follower:
 
     def _tell(self) -> None:
         told = self._wording.hand_over()
-        if told.num_lines <= self._lines_told:
+        if told.num_lines <= self._lines_told and not told.said:
             return
         with self._database.writing() as session:
             job = held(session, self._job_id, self._owner)
@@ -99,7 +99,7 @@ def _write(session: Session, job: FineTuningJob, told: Told) -> None:
     _add_events(session, job, told.said)
     for kept in told.kept:
         _add_checkpoint(session, job, kept)
-    job.events_read = told.num_lines
+    job.events_read = max(job.events_read, told.num_lines)
     if told.finishes_at is not None:
         job.estimated_finish = told.finishes_at
     if told.is_further or told.kept:

@@ -90,7 +90,7 @@ def start(
     """
     command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(NICENESS), str(_OOM_SCORE)]
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603
             [*command, sys.executable, *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -120,7 +120,7 @@ def want(session: Session, job: FineTuningJob, wanted: Wanted) -> bool:
         Whether that changes anything; a job that ended stays as it is.
     """
     session.refresh(job, with_for_update=True)
-    if job.status not in UNFINISHED or job.wanted == wanted:
+    if job.status not in UNFINISHED or job.wanted in (wanted, "cancel"):
         return False
     job.wanted = wanted
     if job.lease_owner is None:

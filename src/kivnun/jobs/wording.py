@@ -217,17 +217,7 @@ def _say_dataset(event: Fields) -> list[tuple[Level, str]]:
     said: list[tuple[Level, str]] = []
     for why, count in cast("Mapping[str, object]", event.get("dropped") or {}).items():
         said.append(("warn", f"{count} example(s) were left out: {why}"))
-    for note in cast("Sequence[object]", event.get("notes") or ()):
-        said.append(("warn", str(note)))
-    return said
-
-
-def _say_checked(event: Fields) -> list[tuple[Level, str]]:
-    found = cast("Mapping[str, object]", event.get("warnings") or {})
-    if not found:
-        return []
-    listed = ", ".join(f"{code} ({count})" for code, count in found.items())
-    return [("warn", f"The checks of the training file found: {listed}")]
+    return [*said, *(("warn", str(note)) for note in cast("Sequence[object]", event.get("notes") or ()))]
 
 
 def _say_notes(event: Fields) -> list[tuple[Level, str]]:
@@ -240,7 +230,6 @@ def _say(level: Level, words: str) -> Callable[[Fields], list[tuple[Level, str]]
 
 
 SAYERS: Mapping[str, Callable[[Fields], list[tuple[Level, str]]]] = {
-    "data_checked": _say_checked,
     "training_started": _say_notes,
     "context_limit": _say("warn", "The model's context is {context} tokens: examples may not be longer"),
     "resumed": _say("info", "Training continues after step {step}"),

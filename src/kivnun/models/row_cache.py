@@ -165,7 +165,7 @@ def empty_cache(model: Model) -> RowCache:
 
 
 def fill_cache(cache: RowCache, pieces: Sequence[Pairs]) -> RowCache:
-    """The cache of one row that begins with some columns; `cache` is empty, and each piece has columns of each layer."""
+    """The cache of one row, in an empty one, from pieces that follow each other; each has columns of every layer."""
     columns = [layer for layer in cache.layers if isinstance(layer, ColumnLayer)]
     for number, layer in enumerate(columns):
         keys = torch.cat([piece[number][0] for piece in pieces], dim=1).unsqueeze(0)

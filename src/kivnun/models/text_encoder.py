@@ -7,6 +7,7 @@ Reference: Reimers & Gurevych 2019, arXiv:1908.10084, section 3 (pooling).
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
@@ -83,11 +84,36 @@ class TextEncoder:
         found = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return 0 if unknown is None else sum(token == unknown for token in found)
 
+    @property
+    def num_words(self) -> int:
+        """Size of its vocabulary: what a token is less than."""
+        return len(self._tokenizer)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a text alone, whole however long it is."""
+        found = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        return cast("list[int]", found)
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors (N, C), in the order of the texts; what is longer than `max_tokens` is cut."""
-        vectors = np.zeros((len(texts), self.dim), np.float32)
         encoded = self._tokenizer(list(texts), truncation=True, max_length=self.settings.max_tokens, padding=False)
-        ids = cast("list[list[int]]", encoded["input_ids"])
+        return self._encode_rows(cast("list[list[int]]", encoded["input_ids"]))
+
+    def encode_tokens(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Unit vectors (N, C) of texts as `tokenize` gives them; nothing is cut."""
+        before, after = self._around
+        return self._encode_rows([[*before, *row, *after] for row in rows])
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a text: what a text without any of its own is turned into."""
+        word = self.tokenize("a")
+        whole = cast("list[int]", self._tokenizer("a", truncation=False)["input_ids"])
+        start = next(place for place in range(len(whole)) if whole[place : place + len(word)] == word)
+        return whole[:start], whole[start + len(word) :]
+
+    def _encode_rows(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        vectors = np.zeros((len(ids), self.dim), np.float32)
         # Texts of like length are computed together, so that little of the work is padding.
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         for rows in _batches(order, ids):
@@ -95,9 +121,9 @@ class TextEncoder:
         return vectors
 
     @torch.inference_mode()
-    def _encode_batch(self, ids: list[list[int]]) -> NDArray[np.float32]:
+    def _encode_batch(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         width = max(map(len, ids))
-        ids_NT = torch.tensor([row + [self._pad_id] * (width - len(row)) for row in ids])
+        ids_NT = torch.tensor([[*row, *[self._pad_id] * (width - len(row))] for row in ids])
         mask_NT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
         hidden_NTC = self._model(input_ids=ids_NT, attention_mask=mask_NT).last_hidden_state
         pooled_NC = pool(hidden_NTC, mask_NT, self.settings.pooling)

@@ -43,6 +43,11 @@ class TorchEmbedder:
         self.max_tokens: int | None = settings.max_tokens - around
         self.note = ""
 
+    @property
+    def encoder(self) -> TextEncoder:
+        """What computes the vectors, of texts without any prefix."""
+        return self._encoder
+
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors (N, D) of passages."""
         return self._encoder.encode([self._document_prefix + text for text in texts])

@@ -4,10 +4,10 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.dependencies.utils import get_flat_dependant
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from kivnun.server import files, health, models, uploads
+from kivnun.server import embeddings, files, fine_tuning, health, job_events, models, permissions, uploads
 from kivnun.server.audit_requests import AuditRequests
 from kivnun.server.background import Task, keep_running
 from kivnun.server.errors import ApiError, add_error_replies
@@ -18,7 +18,15 @@ from kivnun.server.sweep import sweep
 # Room for the names and borders of a multipart body around the file itself.
 MULTIPART_EXTRA_BYTES = 1 << 20
 # Under /v1; `/openai/v1` and Azure's older addresses lead to the same.
-ROUTERS: tuple[APIRouter, ...] = (files.router, uploads.router, models.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    files.router,
+    uploads.router,
+    models.router,
+    fine_tuning.router,
+    job_events.router,
+    permissions.router,
+    embeddings.router,
+)
 # At their own addresses.
 OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router,)
 # What goes on beside the requests, from the start of the application to its end.
@@ -39,14 +47,18 @@ def refuse_unknown_query(request: Request) -> None:
     route = request.scope.get("route")
     if not isinstance(route, APIRoute):
         return
-    known = {field.alias for field in get_flat_dependant(route.dependant).query_params} | _IGNORED_QUERY
+    known = _query_names(route.dependant) | _IGNORED_QUERY
     for name in request.query_params:
         # Objects are written `metadata[key]=value`; the route that takes them reads the keys.
         if name.partition("[")[0] not in known and name not in known:
             told = name[:100]
-            raise ApiError(
-                400, f"Unrecognized request argument supplied: {told}", param=told, code="unknown_parameter"
-            )
+            raise ApiError(400, f"Unrecognized request argument supplied: {told}", param=told, code="unknown_parameter")
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    """What a route and everything that it depends on read from an address."""
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*(_query_names(each) for each in dependant.dependencies))
 
 
 def create_app(service: Service) -> FastAPI:

@@ -14,12 +14,14 @@ from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kivnun.database.audit import Change, record
 from kivnun.database.open import Database
 from kivnun.server.callers import Caller
 
+CLIENT_LEFT = 499
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # They compute an answer and leave nothing behind.
 ASKING = ("/chat/completions", "/completions", "/embeddings", ":generateContent", ":streamGenerateContent")
@@ -58,9 +60,9 @@ class AuditRequests:
 
         try:
             await self._app(scope, receive, pass_on)
-        except BaseException:
+        except Exception as error:
             if not begun:
-                await self._write_down(scope, state, 500)
+                await self._write_down(scope, state, CLIENT_LEFT if isinstance(error, ClientDisconnect) else 500)
             raise
 
     async def _write_down(self, scope: Scope, state: Mapping[str, Any], status: int) -> None:

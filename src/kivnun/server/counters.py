@@ -31,7 +31,10 @@ class Counters:
             registry=self.registry,
         )
         self._tokens = Counter(
-            "kivnun_tokens", "Tokens of prompts, cached ones among them, and of answers.", ("kind",), registry=self.registry
+            "kivnun_tokens",
+            "Tokens of prompts, cached ones among them, and of answers.",
+            ("kind",),
+            registry=self.registry,
         )
         self._bytes = Counter("kivnun_uploaded_bytes", "Bytes of files that were kept.", registry=self.registry)
         self._facts: dict[str, Gauge] = {}

@@ -79,14 +79,18 @@ def _path(error: Mapping[str, Any], body: Any) -> tuple[str | int, ...]:
     path: list[str | int] = []
     value = body
     for step in steps:
-        if isinstance(value, Mapping) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+        if _has(value, step):
             value = value[step]
         elif not (error["type"] == "missing" and step == steps[-1]):
             continue
         path.append(step)
     return tuple(path)
+
+
+def _has(value: Any, step: Any) -> bool:
+    if isinstance(value, list):
+        return isinstance(step, int) and step < len(value)
+    return isinstance(value, Mapping) and step in value
 
 
 def _dotted(path: Sequence[str | int]) -> str | None:
@@ -102,19 +106,16 @@ def _describe(error: Mapping[str, Any], same: Sequence[Mapping[str, Any]], param
         return _missing(kind, param)
     if kind == "extra_forbidden":
         return FieldError(f"Unrecognized request argument supplied: {param}", param, "unknown_parameter")
-    if kind in BOUNDS:
+    if kind in BOUNDS or kind in LENGTHS:
         return _out_of_bounds(kind, context, error["input"], param)
-    if kind in LENGTHS:
-        code, problem, bound, key = LENGTHS[kind]
-        told = f"Expected a {problem.split()[0]} with {bound} {context[key]}."
-        return FieldError(f"Invalid '{param}': {problem}. {told}", param, code)
     expected = [KINDS[each["type"]] for each in same if each["type"] in KINDS]
     if expected:
         return _wrong_kind(list(dict.fromkeys(expected)), error["input"], param)
     if kind in ("literal_error", "enum"):
-        expects = f"Supported values are: {context['expected']}."
-        return FieldError(f"Invalid value: {_show(error['input'])}. {expects}", param, "invalid_value")
-    return FieldError(f"Invalid '{param}': {_plain(error)}.", param, "invalid_value")
+        message = f"Invalid value: {_show(error['input'])}. Supported values are: {context['expected']}."
+    else:
+        message = f"Invalid '{param}': {_plain(error)}."
+    return FieldError(message, param, "invalid_value")
 
 
 def _missing(kind: str, param: str | None) -> FieldError:
@@ -125,8 +126,13 @@ def _missing(kind: str, param: str | None) -> FieldError:
 
 
 def _out_of_bounds(kind: str, context: Mapping[str, Any], value: Any, param: str) -> FieldError:
+    if kind in LENGTHS:
+        code, problem, bound, key = LENGTHS[kind]
+        expected = f"Expected a {problem.split()[0]} with {bound} {context[key]}."
+        return FieldError(f"Invalid '{param}': {problem}. {expected}", param, code)
     code, sign, key = BOUNDS[kind]
-    number = "integer" if isinstance(value, int) else "decimal"
+    # What stands in an address is text, so that only the bound tells what the field holds.
+    number = "integer" if isinstance(context[key], int) and not isinstance(value, float) else "decimal"
     problem = f"{number} {code.replace('_', ' ').replace('max', 'maximum').replace('min', 'minimum')}"
     expected = f"Expected a value {sign} {context[key]}, but got {_show(value)} instead."
     return FieldError(f"Invalid '{param}': {problem}. {expected}", param, f"{number}_{code}")

@@ -40,7 +40,7 @@ def metrics(request: Request, service: TheService) -> Response:
     """Everything that is counted. It needs no key, and tells no names of files, models or projects."""
     with service.database.reading() as session:
         query = select(FineTuningJob.status, func.count()).group_by(FineTuningJob.status)
-        jobs = {status: count for status, count in session.execute(query)}
+        jobs = dict(session.execute(query).tuples().all())
     pool = service.pool.facts()
     workers: Workers | None = getattr(request.app.state, "workers", None)
     facts: dict[str, float] = {

@@ -60,10 +60,16 @@ class Creation:
         """
         if self.key is not None:
             now = int(time.time())
-            session.merge(IdempotencyKey(
-                project_id=self.project_id, key=self.key, kind=self.kind,
-                fingerprint=self.fingerprint, subject_id=subject_id, created_at=now,
-            ))
+            session.merge(
+                IdempotencyKey(
+                    project_id=self.project_id,
+                    key=self.key,
+                    kind=self.kind,
+                    fingerprint=self.fingerprint,
+                    subject_id=subject_id,
+                    created_at=now,
+                )
+            )
 
 
 def read_key(request: Request) -> str | None:

@@ -73,6 +73,10 @@ class Limits:
         """
         self._take(caller, "tokens", num_tokens)
 
+    def spend_tokens(self, caller: "Caller", num_tokens: int) -> None:
+        """Count tokens that were used already; what is not there is owed, and later requests wait for it."""
+        self.give_back_tokens(caller, -num_tokens)
+
     def give_back_tokens(self, caller: "Caller", num_tokens: int) -> None:
         """Return what was taken and not used."""
         capacity = caller.quotas.max_tokens_per_minute

@@ -13,11 +13,14 @@ from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
 from kivnun.server.service import ServeSettings, Service
 from kivnun.serving.answers import EngineName, ModelAddress
+from kivnun.serving.opening import engine_of
 
 OWNER = "kivnun"
 BUNDLED = "bundled"
 # Models of the hosted service that people fine-tune; none of them is on any machine but theirs.
-_HOSTED = re.compile(r"gpt-[\w.\-]{1,64}|chatgpt-[\w.\-]{1,64}|o\d(-mini|-pro)?(-[\d\-]{1,16})?|davinci-002|babbage-002")
+_HOSTED = re.compile(
+    r"gpt-[\w.\-]{1,64}|chatgpt-[\w.\-]{1,64}|o\d(-mini|-pro)?(-[\d\-]{1,16})?|davinci-002|babbage-002"
+)
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,10 @@ def model_not_found(name: str) -> ApiError:
 
 
 def _engine(settings: ServeSettings, source: str) -> EngineName:
-    if settings.engine == "torch" or settings.engine == "onnx":
-        return settings.engine
-    folder = Path(source)
-    exported = (folder / "genai_config.json").is_file() and not any(folder.glob("*.safetensors"))
-    return "onnx" if exported else "torch"
+    """Always one where the server was told so; else by what lies in the folder. vLLM reads what torch does."""
+    if settings.engine == "auto":
+        return engine_of(source)
+    return "onnx" if settings.engine == "onnx" else "torch"
 
 
 @lru_cache(maxsize=256)

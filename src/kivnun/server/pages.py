@@ -37,7 +37,7 @@ class Page(Generic[T]):
 
 def page(
     session: Session,
-    statement: Select[tuple[T]],
+    statement: Select[T],
     table: type[T],
     *,
     after: str | None,

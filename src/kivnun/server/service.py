@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kivnun.server.counters import Counters
     from kivnun.server.limits import Limits
     from kivnun.serving.pool import ModelPool
+    from kivnun.serving.vllm import VllmServers
 
 ENGINES = Literal["auto", "torch", "onnx", "vllm"]
 
@@ -69,6 +70,7 @@ class Service:
         pool: The models in memory.
         limits: Who may ask how much now.
         counters: What `/metrics` tells.
+        vllm: What computes chat and completions in the pool's place; None unless the engine is `vllm`.
     """
 
     settings: ServeSettings
@@ -76,3 +78,4 @@ class Service:
     pool: "ModelPool"
     limits: "Limits"
     counters: "Counters"
+    vllm: "VllmServers | None" = None

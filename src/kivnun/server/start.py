@@ -1,35 +1,29 @@
 """A server from its settings: what must be safe is checked, everything is opened, and all of it ends in order.
 
 The order is the point. The data folder is locked before anything in it is touched; what no client was told of is
-removed before the first request; the address is known before the first worker starts; and when the end comes, workers
-are asked to save while the last answers still flow.
+removed before the first request; and when the end comes, workers are asked to save while the last answers still flow.
 """
 
 import asyncio
-import fcntl
-import ipaddress
 import json
-import logging
-import os
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import uvicorn
-from sqlalchemy import func, select
+from sqlalchemy import make_url, select
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kivnun.database.open import Database, open_database, sqlite_url
 from kivnun.database.projects import ensure_defaults
 from kivnun.database.tables import ApiKey
-from kivnun.errors import UserError
 from kivnun.runs.atomic import write_atomic
 from kivnun.server.app import create_app
+from kivnun.server.binding import BACKLOG, listen, lock_data, require_safe
 from kivnun.server.counters import Counters
 from kivnun.server.folders import DataFolder
 from kivnun.server.limits import Limits
@@ -39,13 +33,12 @@ from kivnun.server.sweep import remove_unacknowledged
 from kivnun.server.workers import Workers
 from kivnun.serving.pool import ModelPool
 
-LOCK_NAME = ".server.lock"
 SETTINGS_NAME = "settings.json"
 WORKER_LOG_NAME = "workers.log"
-BACKLOG = 2048
 GRACE_SECONDS = 10
 KEEP_ALIVE_SECONDS = 30
-_LOG = logging.getLogger(__name__)
+
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -71,9 +64,7 @@ class Listening:
     num_workers: int
 
 
-def serve(
-    settings: ServeSettings, *, log: Callable[[str], None], ready: Callable[[Listening], None] = lambda _: None
-) -> None:
+def serve(settings: ServeSettings, *, log: Log, ready: Callable[[Listening], None] = lambda _: None) -> None:
     """Serve until SIGINT or SIGTERM; answers that flow may end, jobs are saved.
 
     Args:
@@ -82,79 +73,129 @@ def serve(
         ready: Called once, when it answers.
 
     Raises:
-        UserError: `serve-unsafe`, `server-running`, `address-taken`, `tls-invalid`, or what the database raises.
+        UserError: `serve-unsafe`, `tls-invalid`, `server-running`, `address-taken`, or what the database raises.
     """
     require_safe(settings)
     folder = DataFolder(settings.data_dir)
     folder.make()
-    with _alone(folder), _listen(settings) as listener, _open_service(settings, log) as service:
+    with lock_data(folder), closing(listen(settings)) as listener, _open_service(settings, log) as service:
         removed = remove_unacknowledged(service)
         if removed:
-            log(f"removed {removed} upload(s) that had not been acknowledged when the last server ended")
+            log(f"removed {removed} upload(s) that were not complete when the last server ended")
         asyncio.run(_run(service, listener, log, ready))
 
 
-def require_safe(settings: ServeSettings) -> None:
-    """Refuse what would let strangers in.
-
-    Args:
-        settings: As asked for.
-
-    Raises:
-        UserError: `serve-unsafe` for an address that others can reach and no keys; `tls-invalid` for half a pair.
-    """
-    if not settings.require_keys and not is_loopback(settings.host):
-        problem = f"without keys, everybody who reaches {settings.host} could use and delete everything"
-        raise UserError("serve-unsafe", problem, hint="leave out --no-auth, or listen at 127.0.0.1")
-    if (settings.tls_certificate is None) != (settings.tls_key is None):
-        problem = "a certificate and its key belong together, and only one of them is given"
-        raise UserError("tls-invalid", problem, hint="give both --tls-certificate and --tls-key")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
-
-    Args:
-        host: A name or an address.
-    """
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 @contextmanager
-def _alone(folder: DataFolder) -> Generator[None]:
-    """The only server of a data folder; a lock of the kernel, which no kill -9 leaves behind."""
-    descriptor = os.open(folder.root / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+def _open_service(settings: ServeSettings, log: Log) -> Generator[Service]:
+    def tell_pool(event: str, facts: Mapping[str, object]) -> None:
+        log(f"models: {event} " + " ".join(f"{name}={value}" for name, value in facts.items()))
+
+    with closing(open_database(settings.database_url or sqlite_url(settings.data_dir))) as database:
+        ensure_defaults(database)
+        pool = ModelPool(
+            max_rows=settings.max_rows,
+            max_waiting=settings.max_waiting,
+            memory_bytes=settings.memory_bytes,
+            log=tell_pool,
+        )
+        with closing(pool):
+            yield Service(settings, database, pool, Limits(), Counters())
+
+
+async def _run(service: Service, listener: socket.socket, log: Log, ready: Callable[[Listening], None]) -> None:
+    settings = service.settings
+    folder = DataFolder(settings.data_dir)
+    workers = _make_workers(service, folder, log)
+    app = create_app(service)
+    app.state.workers = workers
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    workers.start()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        problem = f"another `kivnun serve` works in {folder.root}"
-        raise UserError("server-running", problem, hint="stop it, or name another folder with --data-dir") from error
-    try:
+        await _Server(config, workers, lambda: ready(_describe(service, listener))).serve([listener])
+    finally:
+        await workers.stop()
+
+
+class _Protocol(H11Protocol):
+    """What is no HTTP at all is answered in the envelope too."""
+
+    def send_400_response(self, msg: str) -> None:
+        text = json.dumps({"error": {"message": msg, "type": "invalid_request_error", "param": None, "code": None}})
+        reply = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n"
+        self.transport.write(f"{reply}connection: close\r\n\r\n{text}".encode())
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, with our way to begin and end."""
+
+    def __init__(self, config: uvicorn.Config, workers: Workers, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._workers = workers
+        self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        # Uvicorn's own raises the signal once more at the end, which would leave workers and database behind.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
-    finally:
-        os.close(descriptor)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._workers.ask_to_stop()
+        await super().shutdown(sockets)
 
 
-@contextmanager
-def _listen(settings: ServeSettings) -> Generator[socket.socket]:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        yield listener
-    except OSError as error:
-        if listener.fileno() != -1 and _is_bound(listener):
-            raise
-        problem = f"cannot listen at {settings.host} port {settings.port}: {error.strerror or error}"
-        raise UserError("address-taken", problem, hint="name another port with --port; 0 takes a free one") from error
-    finally:
-        listener.close()
+def _make_workers(service: Service, folder: DataFolder, log: Log) -> Workers:
+    settings = service.settings
+    path = folder.root / SETTINGS_NAME
+    write_atomic(path, json.dumps(asdict(settings) | {"database_url": None}, default=str, indent=2) + "\n")
+    url, environment = _without_password(service.database)
+    data = str(folder.root.resolve())
+    command = [sys.executable, "-m", "kivnun.jobs", "--data-dir", data, "--database", url, "--settings", str(path)]
+    return Workers(command, settings.num_workers, folder.logs / WORKER_LOG_NAME, log, environment)
+
+
+def _without_password(database: Database) -> tuple[str, dict[str, str]]:
+    """An address that anybody who lists processes may see, and the environment that completes it."""
+    url = make_url(database.url)
+    if url.password is None:
+        return database.url, {}
+    return url.set(password=None).render_as_string(hide_password=False), {"PGPASSWORD": str(url.password)}
+
+
+def _describe(service: Service, listener: socket.socket) -> Listening:
+    settings = service.settings
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    scheme = "http" if settings.tls_certificate is None else "https"
+    with service.database.reading() as session:
+        has_keys = session.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None)).limit(1)) is not None
+    return Listening(
+        url=f"{scheme}://{shown}:{port}/v1",
+        port=port,
+        models=tuple(base_models(settings)),
+        has_keys=has_keys,
+        require_keys=settings.require_keys,
+        data_dir=settings.data_dir,
+        num_workers=settings.num_workers,
+    )

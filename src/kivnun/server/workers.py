@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -33,13 +32,22 @@ class Workers:
         wanted: How many.
         log_file: Where they write what they say.
         log: Told when one dies.
+        environment: What they find in theirs beside this process's own.
     """
 
-    def __init__(self, command: Sequence[str], wanted: int, log_file: Path, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        wanted: int,
+        log_file: Path,
+        log: Callable[[str], None],
+        environment: Mapping[str, str],
+    ) -> None:
         self.wanted = wanted
         self._command = command
         self._log_file = log_file
         self._log = log
+        self._environment = {**os.environ, **environment}
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -64,16 +72,18 @@ class Workers:
         """Wait until all have ended; those that take too long are killed, and lose what was not yet saved."""
         self.ask_to_stop()
         running = [process for process in self._processes.values() if process.returncode is None]
-        _, late = await asyncio.wait([asyncio.create_task(each.wait()) for each in running] or [_nothing()],
-                                     timeout=STOP_SECONDS)
-        for process in running if late else []:
-            if process.returncode is None:
-                self._log(f"worker process {process.pid} did not end within {STOP_SECONDS:.0f} s and is killed")
-                process.kill()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                for process in running:
+                    await process.wait()
+        except TimeoutError:
+            for process in running:
+                if process.returncode is None:
+                    self._log(f"worker process {process.pid} did not end within {STOP_SECONDS:.0f} s and is killed")
+                    process.kill()
         for task in self._tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _keep_alive(self, number: int) -> None:
         pause = FIRST_PAUSE_SECONDS
@@ -95,13 +105,14 @@ class Workers:
         command = [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *self._command]
         with self._log_file.open("ab") as said:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env=self._environment,
+                start_new_session=True,
             )
         self._processes[number] = process
         if self._stopping:
             process.terminate()
         return await process.wait()
-
-
-def _nothing() -> "asyncio.Task[None]":
-    return asyncio.create_task(asyncio.sleep(0))

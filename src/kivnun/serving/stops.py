@@ -32,7 +32,7 @@ class StopCutter:
         if first is not None:
             self.found, self._held = first, ""
             return held[: held.index(first)]
-        keep = _begun(held, self.stops)
+        keep = num_begun(held, self.stops)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
 
@@ -46,8 +46,13 @@ class StopCutter:
         return min(ends)[2] if ends else None
 
 
-def _begun(text: str, stops: Sequence[str]) -> int:
-    """How many characters at the end of a text may be the beginning of a stop text."""
+def num_begun(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of a text may be the beginning of a stop text.
+
+    Args:
+        text: Without a whole stop text.
+        stops: What may come.
+    """
     longest = 0
     for stop in stops:
         lengths = range(min(len(stop) - 1, len(text)), longest, -1)

@@ -5,17 +5,24 @@ rare characters byte by byte. So tokens become bytes first, and bytes become tex
 """
 
 import codecs
+import json
+import re
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from llguidance import LLTokenizer
+from llguidance import LLTokenizer, TokenizerWrapper
+from tokenizers import Tokenizer as FastTokenizer
 
 from kivnun.data.encode import Encoder
 from kivnun.serving.answers import Token
 from kivnun.serving.stops import StopCutter
+
+SPACE_SIGN = "\u2581"
+_BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Vocabulary:
@@ -33,18 +40,17 @@ class Vocabulary:
         Args:
             encoder: Its tokenizer.
         """
-        # Padding and truncation are settings of a tokenizer that is shared: the copy drops them.
-        backend = type(encoder.tokenizer.backend_tokenizer).from_str(encoder.tokenizer.backend_tokenizer.to_str())
-        backend.no_padding()
-        backend.no_truncation()
-        self.grammar_tokenizer = LLTokenizer(backend.to_str(), eos_token=encoder.end_id)
-        self.num_tokens = int(self.grammar_tokenizer.vocab_size)
+        backend = encoder.tokenizer.backend_tokenizer
         added = encoder.tokenizer.added_tokens_decoder
-        self._special = {token: one.content for token, one in added.items() if one.special}
-        self._special[encoder.end_id] = encoder.end
-        self._bytes: dict[int, bytes] = {}
+        special = {token: one.content for token, one in added.items() if one.special}
+        self._special: dict[int, str] = {**special, encoder.end_id: encoder.end}
+        longest_first = sorted(set(self._special.values()), key=lambda name: (-len(name), name))
+        self._signs = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        self._bytes = read_token_bytes(backend, [*added, encoder.end_id])
+        self.num_tokens = len(self._bytes)
         first = encoder.encode_texts(["a"])[0]
         self.puts_space = bool(first) and self.bytes_of(first[0]).startswith(b" ")
+        self.grammar_tokenizer = LLTokenizer(TokenizerWrapper(_GrammarVocabulary(encoder, self._bytes, self._special)))
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes that a token adds to a text; a special one has those of its name.
@@ -52,10 +58,7 @@ class Vocabulary:
         Args:
             token_id: Any of the model's; those that the tokenizer lacks are empty.
         """
-        known = self._bytes.get(token_id)
-        if known is None:
-            known = self._bytes[token_id] = self._read(token_id)
-        return known
+        return self._bytes[token_id] if 0 <= token_id < self.num_tokens else b""
 
     def text_of(self, token_id: int) -> str:
         """A token alone, for people; what is no whole character is the replacement sign.
@@ -81,14 +84,70 @@ class Vocabulary:
         """
         return next((token for token, name in self._special.items() if name == text), None)
 
-    def _read(self, token_id: int) -> bytes:
-        if token_id in self._special:
-            return self._special[token_id].encode()
-        if not 0 <= token_id < self.num_tokens:
-            return b""
-        return bytes(self.grammar_tokenizer.decode_bytes([token_id]))
+    def split_special(self, text: str) -> list[str]:
+        """A text cut into special tokens and what stands between them.
+
+        Args:
+            text: Such as what a template writes.
+        """
+        return [part for part in self._signs.split(text) if part]
 
 
+class _GrammarVocabulary:
+    """A tokenizer with the fields that llguidance asks for."""
+
+    def __init__(self, encoder: Encoder, tokens: list[bytes], special: Iterable[int]) -> None:
+        self.eos_token_id = encoder.end_id
+        self.bos_token_id = None
+        self.tokens = tokens
+        self.special_token_ids = list(special)
+        self._encode = encoder.encode_texts
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._encode([text.decode() if isinstance(text, bytes) else text])[0]
+
+
+def read_token_bytes(backend: FastTokenizer, added: Collection[int]) -> list[bytes]:
+    """The bytes of each token, by how the tokenizer's decoder writes tokens down.
+
+    GPT-2's kind has a letter for each byte; SentencePiece's kind has a sign for the space, and names such as `<0xD7>`
+    for bytes of characters that it does not know.
+
+    Args:
+        backend: The tokenizer.
+        added: Tokens that stand for their own names.
+    """
+    decoder = json.loads(backend.to_str())["decoder"] or {"type": "Fuse"}
+    parts = {part["type"]: part for part in decoder.get("decoders", [decoder])}
+    by_name = backend.get_vocab(with_added_tokens=True)
+    tokens = [b""] * (max(by_name.values()) + 1)
+    for name, token in by_name.items():
+        if token in added:
+            tokens[token] = name.encode()
+        elif "ByteLevel" in parts:
+            tokens[token] = b"".join(_LETTERS.get(letter, letter.encode()) for letter in name)
+        elif "ByteFallback" in parts and _BYTE_NAME.fullmatch(name):
+            tokens[token] = bytes.fromhex(name[3:5])
+        else:
+            tokens[token] = name.replace(_space_sign(parts), " ").encode()
+    return tokens
+
+
+def _space_sign(parts: Mapping[str, Any]) -> str:
+    if "Metaspace" in parts:
+        return str(parts["Metaspace"]["replacement"])
+    return str(parts["Replace"]["pattern"].get("String", SPACE_SIGN)) if "Replace" in parts else SPACE_SIGN
+
+
+def _byte_letters() -> dict[str, bytes]:
+    """GPT-2's letter of each byte: printable ones stand for themselves, the others for the next free letters."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): bytes([byte]) for byte in printable}
+    return letters | {chr(256 + place): bytes([byte]) for place, byte in enumerate(others)}
+
+
+_LETTERS = _byte_letters()
 _VOCABULARIES: "weakref.WeakKeyDictionary[object, Vocabulary]" = weakref.WeakKeyDictionary()
 _READING = threading.Lock()
 

@@ -1,0 +1,151 @@
+"""`kivnun serve`: OpenAI's fine-tuning API on this machine."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kivnun.server.start import Listening
+
+ENGINE_NAMES = ("auto", "torch", "onnx", "vllm")
+
+
+def serve(
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. Beyond this machine, keys are needed.")
+    ] = "127.0.0.1",
+    data_dir: Annotated[Path, typer.Option(help="Folder for files, jobs, models and the database.")] = Path(
+        "kivnun-data"
+    ),
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Answer without keys; only at a loopback address.")
+    ] = False,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="PostgreSQL, such as postgresql+psycopg://user@host/name; if not given, SQLite in the data folder.",
+            envvar="KIVNUN_DATABASE",
+            show_envvar=True,
+        ),
+    ] = None,
+    base_model: Annotated[
+        str, typer.Option(help="What stands in for hosted names such as gpt-4o-mini: bundled, a folder or an id.")
+    ] = "bundled",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A further base model: NAME=FOLDER or NAME=ID. Repeatable.", metavar="NAME=PATH"),
+    ] = None,
+    embedding_model: Annotated[
+        str | None, typer.Option(help="What answers /embeddings; the default embedder if not given.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help=f"What computes models: {', '.join(ENGINE_NAMES)}.")] = "auto",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data that the hosted service refuses, such as under 10 examples.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes that run jobs; 0 for none.", min=0, max=64)] = 1,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Most memory for models and jobs; what the machine has if not given.", min=0.1)
+    ] = None,
+    max_rows: Annotated[int, typer.Option(help="Most answers that a model computes side by side.", min=1)] = 64,
+    max_waiting: Annotated[int, typer.Option(help="Most answers that wait; further ones get 429.", min=0)] = 256,
+    max_file_mib: Annotated[int, typer.Option(help="Largest file.", min=1)] = 8192,
+    bucket_dir: Annotated[
+        Path | None, typer.Option(help="Folder that gs:// addresses mean, for Google's library.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; goes with --tls-key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file; goes with --tls-certificate.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON when it answers, and nothing else, on stdout.")
+    ] = False,
+) -> None:
+    """Serve files, fine-tuning jobs, models and chat to OpenAI's libraries, until Ctrl-C."""
+    if engine not in ENGINE_NAMES:
+        raise typer.BadParameter(f"--engine {engine}: it is one of {', '.join(ENGINE_NAMES)}")
+    models = _read_models(model or [])
+    from kivnun.cli.output import tell
+    from kivnun.server.start import ServeSettings
+    from kivnun.server.start import serve as serve_settings
+
+    settings = ServeSettings(
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        database_url=database,
+        require_keys=not no_auth,
+        base_model=base_model,
+        models=models,
+        embedding_model=embedding_model,
+        engine=engine,  # pyright: ignore[reportArgumentType] - checked above
+        strict=strict,
+        num_workers=workers,
+        memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
+        max_rows=max_rows,
+        max_waiting=max_waiting,
+        max_file_bytes=max_file_mib << 20,
+        bucket_dir=bucket_dir,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+    )
+    serve_settings(settings, log=tell, ready=lambda listening: _tell(listening, as_json=as_json))
+
+
+def _read_models(words: list[str]) -> dict[str, str]:
+    models: dict[str, str] = {}
+    for word in words:
+        name, sign, source = word.partition("=")
+        if not (name and sign and source) or name.startswith("ft:"):
+            raise typer.BadParameter(f"--model {word}: give NAME=FOLDER or NAME=ID, and no NAME that begins with ft:")
+        if models.setdefault(name, source) != source:
+            raise typer.BadParameter(f"--model {name} is given twice")
+    return models
+
+
+def _tell(listening: "Listening", *, as_json: bool) -> None:
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        line: dict[str, Any] = {"event": "ready", **asdict(listening)}
+        sys.stdout.write(json.dumps(line, default=str) + "\n")
+        sys.stdout.flush()
+        return
+    from kivnun.cli.output import tell
+
+    tell("\n".join(_describe(listening)))
+
+
+def _describe(listening: "Listening") -> list[str]:
+    """What a person needs to know to use it, and what to worry about."""
+    from kivnun.server.binding import is_loopback
+
+    host = listening.url.split("://")[1].rsplit(":", 1)[0].strip("[]")
+    lines = [
+        f"serving {', '.join(listening.models)} at {listening.url} (data in {listening.data_dir}, "
+        f"{listening.num_workers} worker process(es) for jobs)",
+        "",
+        f"  export OPENAI_BASE_URL={listening.url}",
+    ]
+    if not listening.require_keys:
+        lines += [
+            "  export OPENAI_API_KEY=none",
+            "",
+            "--no-auth: every program of this machine may use and delete all of it",
+        ]
+    elif listening.has_keys:
+        lines += ["  export OPENAI_API_KEY=...   a key that `kivnun keys create` showed"]
+    else:
+        lines += [
+            "  export OPENAI_API_KEY=...",
+            "",
+            "there is no key yet, so that every request is refused; this makes one:",
+            f"  kivnun keys create first --data-dir {listening.data_dir}",
+        ]
+    if not is_loopback(host) and listening.url.startswith("http:"):
+        lines += [
+            "",
+            "WITHOUT TLS: keys and data can be read by whoever sees the traffic; give --tls-certificate and --tls-key",
+        ]
+    return [*lines, "", "Ctrl-C stops it; jobs go on when it is started again"]

@@ -1,0 +1,89 @@
+"""Why the processes of a job ended, told to a client: no tracebacks, and no paths of this machine."""
+
+import re
+from pathlib import Path
+
+from kivnun.jobs.job_error import JobError, describe_failure
+from kivnun.jobs.wording import Fields
+from kivnun.runs.ending import UNEXPECTED
+
+CRASHED = "job_crashed"
+LOST = "too_many_attempts"
+SERVER_ERROR = "server_error"
+MEMORY = "out_of_memory"
+RUN_LOCKED = "run-locked"
+_TAIL_BYTES = 16_384
+_PRINTED = re.compile(r"^error\[([a-z-]+)\]: (.+)$", re.MULTILINE)
+_PATH = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\"`,;)]+/)*([^\s/:'\"`,;)]+)")
+
+
+def explain(failure: Fields | None, log: Path, folder: Path) -> JobError:
+    """What a run that failed says for itself: in its log of events, or on its standard error where it had none yet.
+
+    Args:
+        failure: Its `run_failed` event.
+        log: What it printed.
+        folder: The job's.
+    """
+    code, problem = printed_error(log) if failure is None else (str(failure.get("code")), str(failure.get("problem")))
+    if code == UNEXPECTED:
+        words = "The training failed unexpectedly; whoever runs the server finds the reason in the job's log"
+        return JobError(SERVER_ERROR, words)
+    error = describe_failure(code, without_paths(problem, folder))
+    return JobError(error.code, error.message, error.param, error.problems)
+
+
+def printed_error(log: Path) -> tuple[str, str]:
+    """Code and problem of the last error that a command printed; `unexpected` where it printed none.
+
+    Args:
+        log: What it printed.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            found = _PRINTED.findall(file.read().decode("utf-8", "replace"))
+    except FileNotFoundError:
+        found = []
+    return found[-1] if found else (UNEXPECTED, "")
+
+
+def without_paths(text: str, folder: Path) -> str:
+    """A text with the job's own files by their names, and every other path by its last part.
+
+    Args:
+        text: For a client.
+        folder: The job's.
+    """
+    return _PATH.sub(r"\1", text.replace(f"{folder}/", ""))
+
+
+def crashed(status: int, attempts: int) -> JobError:
+    """The error of a job whose processes were killed or fell over, again and again.
+
+    Args:
+        status: The last exit status.
+        attempts: How often it was tried.
+    """
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    words = f"The job's process ended with {how}, {attempts} times without any progress; memory may be too small"
+    return JobError(CRASHED, words)
+
+
+def lost_too_often() -> JobError:
+    """The error of a job under which workers die, or that they cannot go on with."""
+    words = "The job was begun again and again without any progress: each time its worker was lost or could not go on"
+    return JobError(LOST, words)
+
+
+def too_large(limit_bytes: int, need_bytes: int | None = None) -> JobError:
+    """The error of a job that the machine has too little memory for.
+
+    Args:
+        limit_bytes: What jobs may take.
+        need_bytes: What this one needs at least; None where it took too much while it ran.
+    """
+    limit = f"{limit_bytes / 2**30:.1f} GiB that this server may use"
+    if need_bytes is None:
+        return JobError(MEMORY, f"The job took more memory than the {limit}; try a smaller batch_size")
+    return JobError(MEMORY, f"The job needs at least {need_bytes / 2**30:.1f} GiB of memory, more than the {limit}")

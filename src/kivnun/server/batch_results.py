@@ -1,0 +1,105 @@
+"""What was answered of a batch: a line for each request, on the disk before anybody counts it.
+
+    batches/batch_…/output.jsonl   requests that were answered
+    batches/batch_…/errors.jsonl   requests that were refused
+
+Whoever is killed here leaves whole lines and at most one that is cut; that one is removed, and its request is asked
+again. So every request has one line in one of the two files, whatever happens.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from kivnun.database.identifiers import new_id
+from kivnun.runs.atomic import sync_folder
+
+OUTPUT, ERRORS = "output.jsonl", "errors.jsonl"
+NAMES = (OUTPUT, ERRORS)
+
+
+@dataclass
+class BatchResults:
+    """The lines that a batch has so far; one thread at a time writes.
+
+    Attributes:
+        folder: Of the batch.
+        answered: The requests that have a line, by file.
+    """
+
+    folder: Path
+    answered: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+
+    @property
+    def num_completed(self) -> int:
+        """Requests that were answered."""
+        return len(self.answered[OUTPUT])
+
+    @property
+    def num_failed(self) -> int:
+        """Requests that were refused."""
+        return len(self.answered[ERRORS])
+
+    def has(self, custom_id: str) -> bool:
+        """Whether a request has its line.
+
+        Args:
+            custom_id: Its name.
+        """
+        return any(custom_id in names for names in self.answered.values())
+
+    def add(self, custom_id: str, response: Mapping[str, Any] | None, error: Mapping[str, Any] | None = None) -> None:
+        """Write a request's line, on the disk when this returns.
+
+        Args:
+            custom_id: Its name.
+            response: `status_code`, `request_id` and `body`; None where it was never asked.
+            error: Why not.
+        """
+        name = OUTPUT if response is not None and response["status_code"] == 200 else ERRORS
+        line = {"id": new_id("batch_req_"), "custom_id": custom_id, "response": response, "error": error}
+        with (self.folder / name).open("ab") as file:
+            file.write(orjson.dumps(line) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.answered[name].add(custom_id)
+
+
+def open_results(folder: Path) -> BatchResults:
+    """The lines of a batch, without one that a kill cut off.
+
+    Args:
+        folder: Of the batch; it is made if it is not there.
+    """
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700)
+        sync_folder(folder.parent)
+    results = BatchResults(folder)
+    for name in NAMES:
+        path = folder / name
+        if not path.exists():
+            path.touch(mode=0o600)
+            sync_folder(folder)
+        results.answered[name] = _read_names(path)
+    return results
+
+
+def _read_names(path: Path) -> set[str]:
+    """The requests that have a line, after a last line that was cut is taken off."""
+    names: set[str] = set()
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            names.add(orjson.loads(line)["custom_id"])
+    if path.stat().st_size > end:
+        with path.open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+    return names
