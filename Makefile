@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Older generations of OpenAI's library, each in a folder of its own; tests drive the server with all of them.
+SDKS := $(patsubst %,.sdk/%/.ready,1.109.1 2.54.0 3.52.0)
 
 .PHONY: setup demo test check fix docs bench clean
 
@@ -20,7 +22,12 @@ demo: setup
 	$(BIN)/kivnun run recipes/tone.yaml
 	$(BIN)/kivnun generate runs/tone "I checked the lock three times and still heard steps on the stairs"
 
-test: setup
+.sdk/%/.ready: | $(READY)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D) openai==$*
+	@touch $@
+
+test: setup $(SDKS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
@@ -40,4 +47,4 @@ bench: setup
 	$(BIN)/python bench/training.py --quick
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) .sdk runs build dist

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from kivnun.database.identifiers import new_id
 from kivnun.database.open import Database, open_database, sqlite_url
@@ -108,12 +108,16 @@ class JobPlace:
             job = session.scalars(select(FineTuningJob).where(FineTuningJob.id == job_id)).one()
             return want(session, job, wanted)
 
+    def num_steps(self, job_id: str) -> int:
+        """How many steps were told."""
+        statement = select(func.count()).where(JobEvent.job_id == job_id, JobEvent.type == "metrics")
+        with self.database.reading() as session:
+            return session.scalar(statement) or 0
+
     def events(self, job_id: str) -> list[JobEvent]:
         """Events, oldest first."""
         with self.database.reading() as session:
-            return list(
-                session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.number))
-            )
+            return list(session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.number)))
 
     def messages(self, job_id: str) -> list[str]:
         """Their messages."""
@@ -136,12 +140,21 @@ class JobPlace:
         here = owner or this_process()
         room = Room(here, limit_bytes)
         return Work(
-            self.database, self.root, here, room, strict=False, is_stopping=lambda: False, log=lambda _e, _f: None
+            self.database,
+            self.root,
+            here,
+            room,
+            strict=False,
+            is_stopping=lambda: False,
+            log=lambda _e, _f: None,
+            niceness=0,
         )
 
     def start_worker(self, *options: str) -> "subprocess.Popen[bytes]":
         """A worker process."""
         command = [sys.executable, "-m", "kivnun.jobs", "--data-dir", str(self.root), "--database", self.database.url]
+        # Beside other tests, jobs that stand back would not move.
+        command += ["--nice", "0"]
         with (self.root / "logs" / "worker.txt").open("ab") as said:
             process = subprocess.Popen(
                 [*command, *options],
@@ -185,4 +198,4 @@ def wait_for(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
-        time.sleep(0.02)
+        time.sleep(0.05)

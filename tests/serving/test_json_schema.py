@@ -17,7 +17,7 @@ from kivnun.serving.text import vocabulary_of
 
 ENCODER = Encoder(train_tokenizer(['{"name": "Dana", "age": 3}', "שלום עולם", "true false null"] * 3, 330))
 VOCABULARY = vocabulary_of(ENCODER)
-GRAMMARS = Grammars(VOCABULARY)
+GRAMMARS = Grammars(VOCABULARY.grammar_tokenizer)
 STOP = frozenset({ENCODER.end_id, 2})
 # A model's logits may be padded to a round number of tokens.
 NUM_LOGITS = VOCABULARY.num_tokens + 30
@@ -76,7 +76,7 @@ def schemas() -> st.SearchStrategy[dict[str, object]]:
     return st.recursive(leaves, nest, max_leaves=6)
 
 
-def _object(properties: dict[str, object], all_needed: bool) -> dict[str, object]:  # noqa: FBT001
+def _object(properties: dict[str, object], all_needed: bool) -> dict[str, object]:
     required = list(properties) if all_needed else list(properties)[:1]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
@@ -137,7 +137,7 @@ def test_a_model_with_fewer_logits_than_the_tokenizer_has_tokens() -> None:
 
 
 def test_a_grammar_is_made_once_for_a_schema() -> None:
-    grammars = Grammars(VOCABULARY)
+    grammars = Grammars(VOCABULARY.grammar_tokenizer)
     first, second = (grammars.compile(json_source(PERSON), name) for name in ("first", "second"))
     assert first.matcher is second.matcher
     assert second.name == "second"

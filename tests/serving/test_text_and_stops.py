@@ -34,19 +34,19 @@ def byte_level() -> Encoder:
 
 def sentencepiece() -> Encoder:
     """As Llama 2's: bytes of unknown characters are ordinary tokens, so that the trained vocabulary is taken over."""
-    special = ["<unk>", "<s>", "</s>"]
-    trained = FastTokenizer(BPE(unk_token="<unk>"))
+    unknown, begin, end = special = ["<unk>", "<s>", "</s>"]
+    trained = FastTokenizer(BPE(unk_token=unknown))
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     names = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=names, show_progress=False)
     trained.train_from_iterator(["Hello there how are you", "שלום עולם"] * 3, trainer)
     model = json.loads(trained.to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
-    made = FastTokenizer(BPE(model["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made = FastTokenizer(BPE(model["vocab"], merges, unk_token=unknown, byte_fallback=True, fuse_unk=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")])
     made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
-    return Encoder(Tokenizer(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"))
+    return Encoder(Tokenizer(tokenizer_object=made, unk_token=unknown, bos_token=begin, eos_token=end))
 
 
 ENCODERS = {"byte level": byte_level(), "sentencepiece": sentencepiece()}

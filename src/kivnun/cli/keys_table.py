@@ -119,8 +119,8 @@ def say_time(seconds: int | None) -> str:
 def _make_table(*names: str) -> Table:
     table = Table()
     for name in names:
-        # Ids and times are copied from here, so that no column may be cut.
-        table.add_column(name, overflow="fold")
+        # Ids are copied from here, so that they may not be cut.
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "key", "number"))
     return table
 
 

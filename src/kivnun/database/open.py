@@ -87,10 +87,12 @@ def open_database(url: str) -> Database:
     engine = _make_engine(address)
     try:
         if engine.dialect.name == "sqlite":
+            # Only its owner may read it; the files that SQLite lays beside it get the same mode.
+            Path(address.database or "").touch(mode=0o600)
             _use_write_ahead_log(engine)
         with engine.execution_options(**{_WRITING: True}).begin() as connection:
             migrate(connection, shown)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         engine.dispose()
         problem = f"the database {shown} cannot be opened: {_first_line(error)}"
         hint = "check the address, that the server runs or the folder can be written, and that nothing else uses it"

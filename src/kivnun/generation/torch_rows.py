@@ -73,8 +73,8 @@ class TorchRow:
     cache: RowCache | None
 
 
-@dataclass(frozen=True)
-
+@dataclass(eq=False)
+class TorchPrefix:
     """What was computed for some tokens.
 
     Attributes:

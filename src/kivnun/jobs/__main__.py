@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from kivnun.database.open import open_database, sqlite_url
+from kivnun.jobs.leash import NICENESS
 from kivnun.jobs.memory import Room, machine_bytes, visible_gpus
 from kivnun.jobs.owner import this_process
 from kivnun.jobs.worker import WorkerSettings, run_worker
@@ -29,6 +30,7 @@ def main() -> None:
             owner,
             Room(owner, limit),
             gpus=visible_gpus(),
+            niceness=arguments.nice,
             strict=arguments.strict or bool(given.get("strict")),
         )
         run_worker(settings, is_stopping=is_stopping, is_once=arguments.once)
@@ -42,6 +44,7 @@ def _parse() -> argparse.Namespace:
         "--settings", type=Path, help="the server's settings.json: `memory_bytes` and `strict` are read"
     )
     parser.add_argument("--memory", type=int, help="bytes that all jobs of this machine may take together")
+    parser.add_argument("--nice", type=int, default=NICENESS, help="how far jobs stand back behind other programs")
     parser.add_argument("--strict", action="store_true", help="refuse files that the hosted service refuses")
     parser.add_argument("--once", action="store_true", help="end when there is nothing to do")
     return parser.parse_args()

@@ -34,6 +34,12 @@ if os.getppid() != int(sys.argv[1]):
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_DFL)
 os.nice(int(sys.argv[2]))
+try:
+    # Where Linux shares the time among sessions, it is the session's own niceness that counts.
+    with open("/proc/self/autogroup", "w") as group:
+        group.write(sys.argv[2])
+except OSError:
+    pass
 os.execv(sys.argv[4], sys.argv[4:])
 """
 
@@ -77,7 +83,13 @@ class Leashed:
 
 
 def start(
-    arguments: Sequence[str], *, folder: Path, log: Path, mark: str, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    log: Path,
+    mark: str,
+    niceness: int = NICENESS,
+    environment: Mapping[str, str] | None = None,
 ) -> Leashed:
     """Start Python with these arguments.
 
@@ -86,9 +98,10 @@ def start(
         folder: Where it works.
         log: Takes what it prints, behind what is there.
         mark: Says which job it works for.
+        niceness: How far it stands back behind other programs.
         environment: Added to this process's own.
     """
-    command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(NICENESS), str(_OOM_SCORE)]
+    command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(niceness), str(_OOM_SCORE)]
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603
             [*command, sys.executable, *arguments],

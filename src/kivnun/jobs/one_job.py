@@ -100,7 +100,13 @@ def _validate(work: Work, job: FineTuningJob) -> None:
         strict=work.strict,
     )
     write_asked(asked, folder)
-    process = leash.start((*_PYTHON, "kivnun.jobs.prepare", "."), folder=folder, log=folder / LOG_NAME, mark=job.id)
+    process = leash.start(
+        (*_PYTHON, "kivnun.jobs.prepare", "."),
+        folder=folder,
+        log=folder / LOG_NAME,
+        mark=job.id,
+        niceness=work.niceness,
+    )
     ended = attend(work, job.id, process, look=lambda: None)
     answer = read_answer(folder)
     if ended.why and ended.why != "memory":
@@ -139,6 +145,7 @@ def _train(work: Work, job: FineTuningJob, follower: Follower, environment: Mapp
         folder=folder,
         log=folder / LOG_NAME,
         mark=job.id,
+        niceness=work.niceness,
         environment={**trackers, **environment},
     )
     ended = attend(work, job.id, process, look=follower.read)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from kivnun.database.open import Database
-from kivnun.jobs.leash import Leashed
+from kivnun.jobs.leash import NICENESS, Leashed
 from kivnun.jobs.memory import Room
 from kivnun.jobs.owner import Owner
 from kivnun.jobs.queue import heartbeat, held
@@ -32,6 +32,7 @@ class Work:
         strict: Whether files are refused that the hosted service refuses.
         is_stopping: Whether the worker was asked to end.
         log: Takes what happens to jobs: `log(event, fields)`.
+        niceness: How far jobs stand back behind other programs, such as the server.
     """
 
     database: Database
@@ -41,6 +42,7 @@ class Work:
     strict: bool
     is_stopping: Callable[[], bool]
     log: Callable[[str, Mapping[str, object]], None]
+    niceness: int = NICENESS
 
     def folder(self, job_id: str) -> Path:
         """The folder of a job."""

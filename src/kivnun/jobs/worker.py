@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from kivnun.database.open import Database
 from kivnun.database.tables import FineTuningJob
 from kivnun.jobs.devices import take_device
+from kivnun.jobs.leash import NICENESS
 from kivnun.jobs.memory import Room
 from kivnun.jobs.one_job import work_at
 from kivnun.jobs.owner import Owner, is_gone
@@ -36,6 +37,7 @@ class WorkerSettings:
         room: The memory of this machine.
         gpus: Its devices; each for one job at a time.
         strict: Whether files are refused that the hosted service refuses.
+        niceness: How far jobs stand back behind other programs.
     """
 
     database: Database
@@ -44,6 +46,7 @@ class WorkerSettings:
     room: Room
     gpus: Sequence[str] = ()
     strict: bool = False
+    niceness: int = NICENESS
 
 
 def run_worker(settings: WorkerSettings, *, is_stopping: Callable[[], bool], is_once: bool = False) -> None:
@@ -64,6 +67,7 @@ def run_worker(settings: WorkerSettings, *, is_stopping: Callable[[], bool], is_
         strict=settings.strict,
         is_stopping=is_stopping,
         log=log,
+        niceness=settings.niceness,
     )
     while not is_stopping():
         try:

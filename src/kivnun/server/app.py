@@ -7,9 +7,22 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from kivnun.server import embeddings, files, fine_tuning, health, job_events, models, permissions, uploads
+from kivnun.server import (
+    batches,
+    chat,
+    completions,
+    embeddings,
+    files,
+    fine_tuning,
+    health,
+    job_events,
+    models,
+    permissions,
+    uploads,
+)
 from kivnun.server.audit_requests import AuditRequests
 from kivnun.server.background import Task, keep_running
+from kivnun.server.batch_runner import run_batches
 from kivnun.server.errors import ApiError, add_error_replies
 from kivnun.server.middleware import RequestFrame
 from kivnun.server.service import Service
@@ -22,10 +35,13 @@ ROUTERS: tuple[APIRouter, ...] = (
     files.router,
     uploads.router,
     models.router,
+    chat.router,
+    completions.router,
     fine_tuning.router,
     job_events.router,
     permissions.router,
     embeddings.router,
+    batches.router,
 )
 # At their own addresses.
 OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router,)
@@ -68,10 +84,13 @@ def create_app(service: Service) -> FastAPI:
         service: Open until the application ends.
     """
 
+    def answer_batches(service: Service) -> Task:
+        return run_batches(service, app)
+
     @asynccontextmanager
     async def run_tasks(app: FastAPI) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
-            for make in TASKS:
+            for make in (*TASKS, answer_batches):
                 await stack.enter_async_context(keep_running(make, service))
             yield
 

@@ -16,6 +16,7 @@ MAX_REQUESTS = 50_000
 MAX_CUSTOM_ID = 512
 SHOWN_ERRORS = 100
 METHOD = "POST"
+FIELDS = ("custom_id", "method", "url", "body")
 
 
 @dataclass(frozen=True)
@@ -116,23 +117,26 @@ def _read_line(
 
 
 def _check_head(value: Mapping[str, Any], endpoint: str, names: set[str]) -> dict[str, Any] | None:
-    for name in ("custom_id", "method", "url", "body"):
-        if name not in value:
-            return _error("missing_required_parameter", f"Missing required parameter: '{name}'.", name)
-    unknown = sorted(set(value) - {"custom_id", "method", "url", "body"})
+    missing = [name for name in FIELDS if name not in value]
+    if missing:
+        return _error("missing_required_parameter", f"Missing required parameter: '{missing[0]}'.", missing[0])
+    unknown = [name[:100] for name in value if name not in FIELDS]
     if unknown:
-        return _error("unknown_parameter", f"Unknown parameter: '{unknown[0][:100]}'.", unknown[0][:100])
-    custom_id = value["custom_id"]
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
-        return _error("invalid_custom_id", f"The custom_id must be text of 1 to {MAX_CUSTOM_ID} signs.", "custom_id")
-    if custom_id in names:
-        words = "The custom_id for this request is a duplicate of another request. It must be unique for each request."
-        return _error("duplicate_custom_id", words, "custom_id")
+        return _error("unknown_parameter", f"Unknown parameter: '{unknown[0]}'.", unknown[0])
     if value["method"] != METHOD:
         return _error("invalid_method", f"The method of a request must be '{METHOD}'.", "method")
     if value["url"] != endpoint:
         words = f"The URL provided for this request does not match the batch endpoint, {endpoint}."
         return _error("invalid_url", words, "url")
+    return _check_name(value["custom_id"], names)
+
+
+def _check_name(custom_id: object, names: set[str]) -> dict[str, Any] | None:
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
+        return _error("invalid_custom_id", f"The custom_id must be text of 1 to {MAX_CUSTOM_ID} signs.", "custom_id")
+    if custom_id in names:
+        words = "The custom_id for this request is a duplicate of another request. It must be unique for each request."
+        return _error("duplicate_custom_id", words, "custom_id")
     return None
 
 
@@ -145,8 +149,8 @@ def _check_body(body: object, found: BatchInput) -> dict[str, Any] | None:
     if body.get("stream"):
         return _error("unsupported_parameter", "Answers of a batch cannot be streamed.", "body.stream")
     if found.model and model != found.model:
-        words = "The model for this request does not match the rest of the batch. Each batch must contain requests for a single model."
-        return _error("mismatched_model", words, "body.model")
+        words = "The model for this request does not match the rest of the batch."
+        return _error("mismatched_model", f"{words} Each batch must contain requests for a single model.", "body.model")
     return None
 
 

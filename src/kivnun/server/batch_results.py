@@ -8,6 +8,7 @@ again. So every request has one line in one of the two files, whatever happens.
 """
 
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ NAMES = (OUTPUT, ERRORS)
 
 @dataclass
 class BatchResults:
-    """The lines that a batch has so far; one thread at a time writes.
+    """The lines that a batch has so far; safe to use from several threads.
 
     Attributes:
         folder: Of the batch.
@@ -33,6 +34,8 @@ class BatchResults:
 
     folder: Path
     answered: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _is_closed: bool = False
 
     @property
     def num_completed(self) -> int:
@@ -62,11 +65,19 @@ class BatchResults:
         """
         name = OUTPUT if response is not None and response["status_code"] == 200 else ERRORS
         line = {"id": new_id("batch_req_"), "custom_id": custom_id, "response": response, "error": error}
-        with (self.folder / name).open("ab") as file:
-            file.write(orjson.dumps(line) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.answered[name].add(custom_id)
+        with self._lock:
+            if self._is_closed or self.has(custom_id):
+                return
+            with (self.folder / name).open("ab") as file:
+                file.write(orjson.dumps(line) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self.answered[name].add(custom_id)
+
+    def close(self) -> None:
+        """Take no further lines: a thread whose request was given up may still come with one."""
+        with self._lock:
+            self._is_closed = True
 
 
 def open_results(folder: Path) -> BatchResults:

@@ -1,14 +1,14 @@
-"""How a model writes calls of functions: learnt from its own chat template, by letting it write a call that is known.
+"""How a model writes calls of functions: learnt from its own chat template, which is let write a known call.
 
-Templates agree on JSON for the arguments and on little else: Hermes and Qwen put `<tool_call>` around each call, Mistral
-one sign before a list of them, Llama 3.1 nothing at all. What stands around a known name and known arguments is the form;
-answers are held to it (`call_grammar`) and read by it (`call_reader`).
+Templates agree on JSON for the arguments and on little else: Hermes and Qwen put `<tool_call>` around each call,
+Mistral one sign before a list of them, Llama 3.1 nothing at all. What stands around a known name and known arguments is
+the form; answers are held to it (`call_grammar`) and read by it (`call_reader`).
 """
 
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from jinja2 import TemplateError
 
@@ -98,9 +98,9 @@ def learn_form(encoder: Encoder, stop_ids: Collection[int]) -> CallForm:
 
 def _split(before: str, middle: str, between: str, after: str) -> CallForm:
     """What belongs to each call, of what stands before, between and after two of them."""
-    opening = os.path.commonprefix([before[::-1], between[::-1]])[::-1].lstrip()
+    opening = _common_start(before[::-1], between[::-1])[::-1].lstrip()
     rest = between[: len(between) - len(opening)]
-    closing = os.path.commonprefix([rest, after])
+    closing = _common_start(rest, after)
     lead = before[: len(before) - len(opening)]
     return CallForm(lead.lstrip(), opening, middle, closing, rest[len(closing) :], after[len(closing) :].rstrip())
 
@@ -118,6 +118,11 @@ def _write(encoder: Encoder, num_calls: int, stops: Sequence[str]) -> str:
         raise _unreadable()
     answer = closed[len(opened) :]
     return answer[: min((answer.find(stop) for stop in stops if stop and stop in answer), default=len(answer))]
+
+
+def _common_start(one: str, other: str) -> str:
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(sign for sign, _ in pairs)
 
 
 def _before_json(text: str) -> str:

@@ -70,7 +70,8 @@ def require(scope: str) -> Callable[[Request], Awaitable[Caller]]:
         raise ValueError(f"there is no scope {scope!r}")
 
     async def find(request: Request) -> Caller:
-        caller = await _find_caller(request)
+        # What the server asks of itself, such as for a batch, comes with its caller; nobody outside can write there.
+        caller = getattr(request.state, "caller", None) or await find_caller(request)
         _require_named(request, caller)
         request.state.caller = caller
         limits = get_service(request).limits
@@ -91,7 +92,15 @@ def read_secret(request: Request) -> str | None:
     return next((found for name in KEY_HEADERS if (found := request.headers.get(name, "").strip())), None)
 
 
-async def _find_caller(request: Request) -> Caller:
+async def find_caller(request: Request) -> Caller:
+    """Who a request comes from; `require` also counts it, and asks what its key may do.
+
+    Args:
+        request: As it came.
+
+    Raises:
+        ApiError: 401.
+    """
     service, secret = get_service(request), read_secret(request)
     if not service.settings.require_keys and not (secret or "").startswith(SECRET_PREFIX):
         # Programs must send something: a word that is no key of this server is nobody's in particular.
@@ -115,18 +124,26 @@ def _look_up(database: Database, secret: str) -> tuple[Caller, float] | None:
     now = time.time()
     with database.reading() as session:
         if not secret:
-            return _make_caller(session, DEFAULT_PROJECT, None, frozenset({"all"})), float("inf")
+            return make_caller(session, DEFAULT_PROJECT, None, frozenset({"all"})), float("inf")
         key = find_key(session, secret, now=now)
         if key is None:
             return None
-        caller = _make_caller(session, key.project_id, key.id, frozenset(key.scopes))
+        caller = make_caller(session, key.project_id, key.id, frozenset(key.scopes))
     if key.last_used_at is None or key.last_used_at <= now - SECONDS_BETWEEN_USES:
         with database.writing() as session:
             note_use(session, key.id, int(now))
     return caller, float("inf") if key.expires_at is None else key.expires_at - now
 
 
-def _make_caller(session: Session, project_id: str, key_id: str | None, scopes: frozenset[str]) -> Caller:
+def make_caller(session: Session, project_id: str, key_id: str | None, scopes: frozenset[str]) -> Caller:
+    """The caller of a project.
+
+    Args:
+        session: Open for reading.
+        project_id: The project.
+        key_id: The key that it came with, if it did.
+        scopes: What it may do.
+    """
     query = select(Project, Organization).join(Organization).where(Project.id == project_id)
     project, organization = session.execute(query).one()
     quotas = read_quotas(project)

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
@@ -92,16 +92,10 @@ def read_texts(given: Texts) -> Sequence[str | list[int]]:
     Raises:
         ApiError: 400 for none, too many, or one that is empty.
     """
-    if isinstance(given, str):
-        texts: list[Any] = [given]
-    elif given and isinstance(given[0], int):
-        texts = [given]
-    else:
-        texts = list(given)
-    if not texts or len(given) == 0:
-        raise invalid("input", "'$.input' is invalid: it holds no text.")
-    if len(given) > MAX_TEXTS and not isinstance(given, str):
-        raise invalid("input", f"'$.input' is invalid: an array may have {MAX_TEXTS} items, and it has {len(given)}.")
+    if not isinstance(given, str) and not 0 < len(given) <= MAX_TEXTS:
+        raise invalid("input", f"'$.input' is invalid: an array has 1 to {MAX_TEXTS} items, and it has {len(given)}.")
+    is_one = isinstance(given, str) or isinstance(given[0], int)
+    texts = cast("Sequence[str | list[int]]", [given] if is_one else given)
     empty = next((number for number, text in enumerate(texts) if not text), None)
     if empty is not None:
         raise invalid("input", f"'$.input' is invalid: text {empty} is empty.")

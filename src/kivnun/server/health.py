@@ -25,12 +25,13 @@ def health(request: Request, service: TheService) -> JSONResponse:
     database = _database_problem(service)
     workers: Workers | None = getattr(request.app.state, "workers", None)
     pool = service.pool.facts()
+    in_memory = {"models": len(pool.models), "running": pool.running, "waiting": pool.waiting} if pool else None
     body: dict[str, Any] = {
         "status": "ok" if database is None else "error",
         "uptime_seconds": int(time.time() - _STARTED),
         "database": database or "ok",
         "workers": {"wanted": workers.wanted if workers else 0, "alive": workers.alive if workers else 0},
-        "pool": {"models": len(pool.models), "running": pool.running, "waiting": pool.waiting},
+        "pool": in_memory or "loading libraries",
     }
     return JSONResponse(body, 200 if database is None else 503)
 
@@ -41,18 +42,21 @@ def metrics(request: Request, service: TheService) -> Response:
     with service.database.reading() as session:
         query = select(FineTuningJob.status, func.count()).group_by(FineTuningJob.status)
         jobs = dict(session.execute(query).tuples().all())
-    pool = service.pool.facts()
     workers: Workers | None = getattr(request.app.state, "workers", None)
     facts: dict[str, float] = {
-        "pool_models": len(pool.models),
-        "pool_rows_running": pool.running,
-        "pool_rows_waiting": pool.waiting,
-        "pool_memory_bytes": pool.memory_bytes,
-        "pool_used_bytes": pool.used_bytes,
-        "pool_prefix_bytes": pool.prefix_bytes,
         "workers_wanted": workers.wanted if workers else 0,
         "workers_alive": workers.alive if workers else 0,
     }
+    pool = service.pool.facts()
+    if pool is not None:
+        facts |= {
+            "pool_models": len(pool.models),
+            "pool_rows_running": pool.running,
+            "pool_rows_waiting": pool.waiting,
+            "pool_memory_bytes": pool.memory_bytes,
+            "pool_model_bytes": pool.model_bytes,
+            "pool_prefix_bytes": pool.prefix_bytes,
+        }
     return Response(service.counters.to_text(facts, jobs), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -1,18 +1,15 @@
-"""Requests that the server makes of itself in a client's name: the same routes as over HTTP, without a socket."""
+"""Requests that the server makes of itself in a client's name: the same application as over HTTP, without a socket."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Message
 
-from kivnun.server.bodies import check_json
 from kivnun.server.callers import Caller
-from kivnun.server.errors import add_error_replies, to_api_error
-from kivnun.server.service import Service
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Reply:
     Attributes:
         status: Of HTTP.
         headers: In small letters.
-        body: Of the reply.
+        body: Of the reply, whole.
     """
 
     status: int
@@ -30,41 +27,93 @@ class Reply:
     body: bytes
 
 
-def make_app(service: Service, routers: Sequence[APIRouter]) -> FastAPI:
-    """An application with some routes of the server, for `ask`.
+@dataclass(frozen=True)
+class OpenReply:
+    """What a route begins to answer.
 
-    Args:
-        service: Of the server.
-        routers: What it can be asked.
+    Attributes:
+        status: Of HTTP.
+        headers: In small letters.
+        chunks: The body, as it comes.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.service = service
-    for router in routers:
-        app.include_router(router, prefix="/v1")
-    add_error_replies(app)
-    return app
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncGenerator[bytes, None]
 
 
-async def ask(app: ASGIApp, caller: Caller, path: str, body: Mapping[str, Any], *, request_id: str) -> Reply:
+async def ask(app: ASGIApp, caller: Caller, path: str, body: Mapping[str, Any]) -> Reply:
     """Post a request and wait for the whole answer; being cancelled cancels the request.
 
     Args:
-        app: From `make_app`.
+        app: The application.
         caller: In whose name.
         path: Such as `/v1/embeddings`.
         body: What is asked.
-        request_id: For the server's log.
-
-    Raises:
-        Exception: Whatever a route raises that is no answer to a client.
     """
+    async with open_reply(app, caller, path, body) as reply:
+        return Reply(reply.status, reply.headers, b"".join([chunk async for chunk in reply.chunks]))
+
+
+@asynccontextmanager
+async def open_reply(
+    app: ASGIApp, caller: Caller, path: str, body: Mapping[str, Any]
+) -> AsyncGenerator[OpenReply, None]:
+    """Post a request; the block ends it, and stops what is still computed for it.
+
+    Args:
+        app: The application.
+        caller: In whose name.
+        path: Such as `/v1/chat/completions`.
+        body: What is asked.
+    """
+    sent: asyncio.Queue[Message | None] = asyncio.Queue()
     content = orjson.dumps(body)
+
+    async def run() -> None:
+        try:
+            await app(_make_scope(caller, path, len(content)), _receiver(content), sent.put)
+        finally:
+            sent.put_nowait(None)
+
+    task = asyncio.create_task(run())
     try:
-        check_json(content)
-    except Exception as error:  # noqa: BLE001 - told as the frame around the real application tells it
-        told = to_api_error(error)
-        return Reply(told.status, {}, orjson.dumps(told.to_json()))
-    scope: dict[str, Any] = {
+        start = await sent.get()
+        if start is None:
+            await task
+            raise AssertionError(f"{path} ended without a reply")
+        headers = {name.decode().lower(): value.decode("latin-1") for name, value in start.get("headers", ())}
+        async with aclosing(_read_chunks(sent)) as chunks:
+            yield OpenReply(start["status"], headers, chunks)
+    finally:
+        task.cancel()
+        # What it raises was told to the client by the application's own frame.
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _read_chunks(sent: asyncio.Queue[Message | None]) -> AsyncGenerator[bytes, None]:
+    """The body, until the application has done all that it does for a request."""
+    while (message := await sent.get()) is not None:
+        if message.get("body"):
+            yield message["body"]
+
+
+def _receiver(content: bytes) -> Any:
+    given: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> Message:
+        if given:
+            return given.pop()
+        # A client that stays until it is cancelled.
+        return await asyncio.get_running_loop().create_future()
+
+    return receive
+
+
+def _make_scope(caller: Caller, path: str, num_bytes: int) -> dict[str, Any]:
+    headers = {"host": "localhost", "content-type": "application/json", "content-length": str(num_bytes)}
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -74,25 +123,9 @@ async def ask(app: ASGIApp, caller: Caller, path: str, body: Mapping[str, Any], 
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())],
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "client": None,
         "server": None,
         # Nobody outside can write here: the caller is known already.
-        "state": {"caller": caller, "request_id": request_id},
+        "state": {"caller": caller},
     }
-    given, sent = [{"type": "http.request", "body": content, "more_body": False}], list[Message]()
-
-    async def receive() -> Message:
-        if given:
-            return given.pop()
-        # A client that stays until it is cancelled.
-        return await asyncio.get_running_loop().create_future()
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    start = next(message for message in sent if message["type"] == "http.response.start")
-    headers = {name.decode().lower(): value.decode("latin-1") for name, value in start.get("headers", ())}
-    whole = b"".join(message.get("body", b"") for message in sent if message["type"] == "http.response.body")
-    return Reply(start["status"], headers, whole)

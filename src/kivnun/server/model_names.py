@@ -13,10 +13,10 @@ from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
 from kivnun.server.service import ServeSettings, Service
 from kivnun.serving.answers import EngineName, ModelAddress
-from kivnun.serving.opening import engine_of
 
 OWNER = "kivnun"
 BUNDLED = "bundled"
+EXPORT_NAME = "genai_config.json"
 # Models of the hosted service that people fine-tune; none of them is on any machine but theirs.
 _HOSTED = re.compile(
     r"gpt-[\w.\-]{1,64}|chatgpt-[\w.\-]{1,64}|o\d(-mini|-pro)?(-[\d\-]{1,16})?|davinci-002|babbage-002"
@@ -143,7 +143,8 @@ def model_not_found(name: str) -> ApiError:
 def _engine(settings: ServeSettings, source: str) -> EngineName:
     """Always one where the server was told so; else by what lies in the folder. vLLM reads what torch does."""
     if settings.engine == "auto":
-        return engine_of(source)
+        is_exported = source != BUNDLED and (Path(source) / EXPORT_NAME).is_file()
+        return "onnx" if is_exported else "torch"
     return "onnx" if settings.engine == "onnx" else "torch"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from kivnun.database.open import Database
     from kivnun.server.counters import Counters
+    from kivnun.server.late_pool import LatePool
     from kivnun.server.limits import Limits
     from kivnun.serving.pool import ModelPool
     from kivnun.serving.vllm import VllmServers
@@ -75,7 +76,7 @@ class Service:
 
     settings: ServeSettings
     database: "Database"
-    pool: "ModelPool"
+    pool: "ModelPool | LatePool"
     limits: "Limits"
     counters: "Counters"
     vllm: "VllmServers | None" = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from sqlalchemy import make_url, select
@@ -26,12 +27,15 @@ from kivnun.server.app import create_app
 from kivnun.server.binding import BACKLOG, listen, lock_data, require_safe
 from kivnun.server.counters import Counters
 from kivnun.server.folders import DataFolder
+from kivnun.server.late_pool import LatePool
 from kivnun.server.limits import Limits
 from kivnun.server.model_names import base_models
 from kivnun.server.service import ServeSettings, Service
 from kivnun.server.sweep import remove_unacknowledged
 from kivnun.server.workers import Workers
-from kivnun.serving.pool import ModelPool
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import ModelPool
 
 SETTINGS_NAME = "settings.json"
 WORKER_LOG_NAME = "workers.log"
@@ -92,14 +96,17 @@ def _open_service(settings: ServeSettings, log: Log) -> Generator[Service]:
 
     with closing(open_database(settings.database_url or sqlite_url(settings.data_dir))) as database:
         ensure_defaults(database)
-        pool = ModelPool(
-            max_rows=settings.max_rows,
-            max_waiting=settings.max_waiting,
-            memory_bytes=settings.memory_bytes,
-            log=tell_pool,
-        )
-        with closing(pool):
+        with closing(LatePool(lambda: _make_pool(settings, tell_pool))) as pool:
             yield Service(settings, database, pool, Limits(), Counters())
+
+
+def _make_pool(settings: ServeSettings, log: Callable[[str, Mapping[str, object]], None]) -> "ModelPool":
+    # Imports torch and transformers, which the first requests need not wait for.
+    from kivnun.serving.pool import ModelPool  # noqa: PLC0415
+
+    return ModelPool(
+        max_rows=settings.max_rows, max_waiting=settings.max_waiting, memory_bytes=settings.memory_bytes, log=log
+    )
 
 
 async def _run(service: Service, listener: socket.socket, log: Log, ready: Callable[[Listening], None]) -> None:

@@ -7,12 +7,13 @@ write white space without end sometimes does.
 
 import json
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from kivnun.errors import UserError
@@ -93,10 +94,10 @@ class Grammars:
     """The grammars of one tokenizer that were used last. Safe for many threads.
 
     Attributes:
-        vocabulary: Of the tokenizer.
+        tokenizer: As grammars read it.
     """
 
-    vocabulary: Vocabulary
+    tokenizer: LLTokenizer
     _kept: OrderedDict[str, Grammar] = field(default_factory=OrderedDict[str, Grammar], init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -117,14 +118,13 @@ class Grammars:
                 return Grammar(self._kept[source].matcher, name)
         if len(source) > MAX_GRAMMAR_BYTES:
             raise _unsupported(name, f"it is longer than {MAX_GRAMMAR_BYTES} bytes")
-        tokenizer = self.vocabulary.grammar_tokenizer
-        wrong, notes = LLMatcher.validate_grammar_with_warnings(source, tokenizer, limits=_LIMITS)
+        wrong, notes = LLMatcher.validate_grammar_with_warnings(source, self.tokenizer, limits=_LIMITS)
         if wrong:
             raise _unsupported(name, notes[0])
         # A warning tells of a part that would not be kept to: the caller would take the answer for valid.
         if notes and not lenient:
             raise _unsupported(name, notes[0])
-        matcher = LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
+        matcher = LLMatcher(self.tokenizer, source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _unsupported(name, matcher.get_error())
         grammar = Grammar(matcher, name)
@@ -133,6 +133,20 @@ class Grammars:
             while len(self._kept) > KEPT_GRAMMARS:
                 self._kept.popitem(last=False)
         return grammar
+
+
+_GRAMMARS: "weakref.WeakKeyDictionary[Vocabulary, Grammars]" = weakref.WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+def grammars_of(vocabulary: Vocabulary) -> Grammars:
+    """The grammars of a tokenizer, kept as long as it is.
+
+    Args:
+        vocabulary: Of the tokenizer.
+    """
+    with _MAKING:
+        return _GRAMMARS.setdefault(vocabulary, Grammars(vocabulary.grammar_tokenizer))
 
 
 def json_source(schema: Mapping[str, object]) -> str:

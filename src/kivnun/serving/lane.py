@@ -20,7 +20,7 @@ from kivnun.serving.failures import Log, as_user_error
 from kivnun.serving.prefixes import PrefixStore
 
 MOST_TOKENS = 512
-FEWEST_TOKENS = 16
+FEWEST_TOKENS = 64
 # Logits of every token of the prompt take memory.
 MOST_TOLD_TOKENS = 64
 PAUSE_SECONDS = 0.1

@@ -1,7 +1,7 @@
 """Tokens become text as they come: whole characters only, never a part of a stop text, each token with its own bytes.
 
-A token is bytes, not text: byte-level tokenizers cut Hebrew letters and emoji in two, and those with byte fallback spell
-rare characters byte by byte. So tokens become bytes first, and bytes become text as soon as characters are whole.
+A token is bytes, not text: byte-level tokenizers cut Hebrew letters and emoji in two, and those with byte fallback
+spell rare characters byte by byte. So tokens become bytes first, and bytes become text as soon as characters are whole.
 """
 
 import codecs
@@ -50,7 +50,8 @@ class Vocabulary:
         self.num_tokens = len(self._bytes)
         first = encoder.encode_texts(["a"])[0]
         self.puts_space = bool(first) and self.bytes_of(first[0]).startswith(b" ")
-        self.grammar_tokenizer = LLTokenizer(TokenizerWrapper(_GrammarVocabulary(encoder, self._bytes, self._special)))
+        plain = _PlainTokenizer(backend, encoder.end_id, self._bytes, self._special)
+        self.grammar_tokenizer = LLTokenizer(TokenizerWrapper(plain))
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes that a token adds to a text; a special one has those of its name.
@@ -67,6 +68,17 @@ class Vocabulary:
             token_id: Any of the model's.
         """
         return self.bytes_of(token_id).decode("utf-8", "replace")
+
+    def read_prompt(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
+        """The text of a prompt, and how many of its characters stand before each token.
+
+        Args:
+            token_ids: From the beginning of a text.
+        """
+        answer = AnswerText(self, shown_special=frozenset(self._special), drops_space=True)
+        pieces = [answer.push([Token(token) for token in token_ids]), answer.end()]
+        starts = [each.start for piece in pieces for each in piece.tokens]
+        return "".join(piece.text for piece in pieces), starts
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is a sign, such as the end of a turn, and not text.
@@ -93,18 +105,19 @@ class Vocabulary:
         return [part for part in self._signs.split(text) if part]
 
 
-class _GrammarVocabulary:
-    """A tokenizer with the fields that llguidance asks for."""
+class _PlainTokenizer:
+    """A tokenizer with the fields that llguidance asks for; it holds no `Encoder`, which could then never be freed."""
 
-    def __init__(self, encoder: Encoder, tokens: list[bytes], special: Iterable[int]) -> None:
-        self.eos_token_id = encoder.end_id
+    def __init__(self, backend: FastTokenizer, end_id: int, tokens: list[bytes], special: Iterable[int]) -> None:
+        self.eos_token_id = end_id
         self.bos_token_id = None
         self.tokens = tokens
         self.special_token_ids = list(special)
-        self._encode = encoder.encode_texts
+        self._backend = backend
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._encode([text.decode() if isinstance(text, bytes) else text])[0]
+        read = text.decode() if isinstance(text, bytes) else text
+        return self._backend.encode(read, add_special_tokens=False).ids
 
 
 def read_token_bytes(backend: FastTokenizer, added: Collection[int]) -> list[bytes]:
@@ -117,8 +130,8 @@ def read_token_bytes(backend: FastTokenizer, added: Collection[int]) -> list[byt
         backend: The tokenizer.
         added: Tokens that stand for their own names.
     """
-    decoder = json.loads(backend.to_str())["decoder"] or {"type": "Fuse"}
-    parts = {part["type"]: part for part in decoder.get("decoders", [decoder])}
+    decoder: dict[str, Any] = json.loads(backend.to_str())["decoder"] or {"type": "Fuse"}
+    parts: dict[str, Any] = {part["type"]: part for part in decoder.get("decoders", [decoder])}
     by_name = backend.get_vocab(with_added_tokens=True)
     tokens = [b""] * (max(by_name.values()) + 1)
     for name, token in by_name.items():

@@ -74,20 +74,62 @@ def name_model(name: str, base: str, tuned: Path | None) -> VllmModel:
 
 
 class VllmServer:
-    """A running vLLM."""
+    """A running vLLM.
 
-    def __init__(self, process: "subprocess.Popen[bytes]", client: httpx2.AsyncClient, model: VllmModel) -> None:
+    Args:
+        process: Ends when its standard input is closed.
+        client: Has its key.
+        model: What it was started for.
+        log_file: What it says.
+    """
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", client: httpx2.AsyncClient, model: VllmModel, log_file: Path
+    ) -> None:
         self.process = process
         self.client = client
         self.base = model.base
         self.names = {model.base_name}
         self.num_asking = 0
         self.adding = asyncio.Lock()
+        self._log_file = log_file
+        # Goes on when the client that asked first leaves: a start takes minutes, and others wait for it.
+        self.ready = asyncio.create_task(self._wait_until_healthy())
 
     @property
     def runs(self) -> bool:
         """Whether its process is alive."""
         return self.process.poll() is None
+
+    async def end(self) -> None:
+        """End the process, and wait for that."""
+        self.ready.cancel()
+        await asyncio.gather(self.ready, return_exceptions=True)
+        await self.client.aclose()
+        if self.process.stdin is not None:
+            # The process that binds vLLM to us ends it when nobody holds this any more.
+            self.process.stdin.close()
+        end = time.monotonic() + STOP_SECONDS
+        while self.runs and time.monotonic() < end:
+            await asyncio.sleep(POLL_SECONDS / 2)
+        if self.runs:
+            self.process.kill()
+            self.process.wait()
+
+    async def _wait_until_healthy(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while self.runs and time.monotonic() < end:
+            try:
+                reply = await self.client.get("/health", timeout=5.0)
+            except httpx2.TransportError:
+                reply = None
+            if reply is not None and reply.status_code == 200:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        state = "did not answer" if self.runs else f"ended with status {self.process.returncode}"
+        hint = f"read {self._log_file}; the base may be of a kind that vLLM does not know, or too large"
+        problem = f"vllm {state} with {self.base}"
+        raise UserError("engine-failed", problem, hint=hint, details=_last_lines(self._log_file))
 
 
 class VllmServers:
@@ -143,15 +185,19 @@ class VllmServers:
 
     async def _server_of(self, model: VllmModel) -> VllmServer:
         server = self._server
-        if server is not None and server.runs and server.base == model.base:
-            return server
-        if server is not None and server.runs and server.num_asking:
-            raise BusyError(RETRY_SECONDS)
-        await self._stop()
-        self._server = await self._start(model)
-        return self._server
+        if server is None or not server.runs or server.base != model.base:
+            if server is not None and server.runs and server.num_asking:
+                raise BusyError(RETRY_SECONDS)
+            await self._stop()
+            server = self._server = self._start(model)
+        try:
+            await asyncio.shield(server.ready)
+        except UserError:
+            await self._stop()
+            raise
+        return server
 
-    async def _start(self, model: VllmModel) -> VllmServer:
+    def _start(self, model: VllmModel) -> VllmServer:
         port, key = _free_port(), secrets.token_urlsafe(32)
         arguments = vllm_arguments(model, port=port, max_rows=self._max_rows)
         command = [sys.executable, "-m", "kivnun.serving.bound_process", self._command, *arguments]
@@ -167,35 +213,12 @@ class VllmServers:
             limits=httpx2.Limits(max_connections=None),
             trust_env=False,
         )
-        server = VllmServer(process, client, model)
-        try:
-            await self._wait_until_healthy(server)
-        except BaseException:
-            await _end(server)
-            raise
-        self._log(f"vllm answers for {model.base} (process {process.pid})")
-        return server
-
-    async def _wait_until_healthy(self, server: VllmServer) -> None:
-        end = time.monotonic() + START_SECONDS
-        while server.runs and time.monotonic() < end:
-            try:
-                reply = await server.client.get("/health", timeout=5.0)
-            except httpx2.TransportError:
-                reply = None
-            if reply is not None and reply.status_code == 200:
-                return
-            await asyncio.sleep(POLL_SECONDS)
-        state = "did not answer" if server.runs else f"ended with status {server.process.returncode}"
-        hint = f"read {self._log_file}; the base may be of a kind that vLLM does not know, or too large"
-        raise UserError(
-            "engine-failed", f"vllm {state} with {server.base}", hint=hint, details=_last_lines(self._log_file)
-        )
+        return VllmServer(process, client, model, self._log_file)
 
     async def _stop(self) -> None:
         server, self._server = self._server, None
         if server is not None:
-            await _end(server)
+            await server.end()
             self._log(f"vllm of {server.base} ended with status {server.process.returncode}")
 
 
@@ -239,19 +262,6 @@ async def _add_adapter(server: VllmServer, model: VllmModel) -> None:
         hint = f"its rank may be above {USUAL_RANK}; restart the server and ask for this model first"
         raise UserError("engine-failed", " ".join(problem.split()), hint=hint)
     server.names.add(model.name)
-
-
-async def _end(server: VllmServer) -> None:
-    await server.client.aclose()
-    if server.process.stdin is not None:
-        # The process that binds vLLM to us ends it when nobody holds this any more.
-        server.process.stdin.close()
-    end = time.monotonic() + STOP_SECONDS
-    while server.runs and time.monotonic() < end:
-        await asyncio.sleep(POLL_SECONDS / 2)
-    if server.runs:
-        server.process.kill()
-        server.process.wait()
 
 
 def _rank_room(adapter: Path | None) -> int:

@@ -1,0 +1,206 @@
+"""Real workers, real runs: killed, paused, stopped and cancelled, jobs come to the same weights or to a clean end."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from job_place import JobPlace, lessee, to_lines, wait_for
+
+from kivnun.database.tables import FineTuningJob
+from kivnun.jobs import leash
+from kivnun.jobs.one_job import work_at
+from kivnun.jobs.queue import CRASH, MOST_ATTEMPTS, LeaseLostError, lease_next
+from kivnun.jobs.work import PATIENCE_SECONDS, Ended, attend
+from kivnun.jobs.worker import WorkerSettings, run_worker
+from kivnun.pipeline import run_recipe
+from kivnun.recipe import load_recipe
+from kivnun.runs import hash_file, open_run
+
+EPOCHS = 25
+
+
+def add_training(place: JobPlace, base_model: Path, content: bytes | None = None) -> FineTuningJob:
+    file_id = place.add_file(to_lines() if content is None else content)
+    asked = {"type": "supervised", "hyperparameters": {"n_epochs": EPOCHS, "batch_size": 4}}
+    return place.add_job(base_model, training_file=file_id, asked=asked)
+
+
+def processes_of(job_id: str) -> list[str]:
+    """What computes for a job now."""
+    mark = f"{leash.MARK}={job_id}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(folder.name)
+        except OSError:
+            continue
+    return found
+
+
+def hash_weights(run_dir: Path) -> dict[str, str]:
+    folders = [run_dir / "model", *sorted((run_dir / "epochs").glob("step-*"))]
+    return {folder.name: hash_file(folder / "adapter_model.safetensors") for folder in folders}
+
+
+def undisturbed_weights(place: JobPlace, job_id: str, folder: Path) -> dict[str, str]:
+    """What the same recipe comes to when nobody disturbs it."""
+    with open_run(folder) as run:
+        run_recipe(load_recipe(place.root / "jobs" / job_id / "recipe.yaml"), run)
+    return hash_weights(folder)
+
+
+def test_a_job_whose_workers_are_killed_and_that_is_paused_comes_to_the_same_weights(
+    place: JobPlace, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    poisoned = add_training(place, tiny_model_folder, b'{"messages": 7}\n' * 12).id
+    job_id = add_training(place, tiny_model_folder).id
+    worker = place.start_worker()
+    wait_for(lambda: place.job(poisoned).status == "failed")
+    wait_for(lambda: processes_of(job_id))
+    worker.kill()
+    worker.wait()
+    wait_for(lambda: not processes_of(job_id), seconds=5)
+    assert place.job(job_id).status == "validating_files"
+
+    worker = place.start_worker()
+    wait_for(lambda: place.num_steps(job_id) > 20)
+    worker.kill()
+    worker.wait()
+    wait_for(lambda: not processes_of(job_id), seconds=5)
+    assert place.job(job_id).status == "running"
+
+    place.start_worker()
+    told = place.num_steps(job_id)
+    wait_for(lambda: place.num_steps(job_id) > told + 20)
+    place.want(job_id, "pause")
+    began = time.monotonic()
+    wait_for(lambda: place.job(job_id).status == "paused")
+    assert time.monotonic() - began < 15
+    paused = place.job(job_id)
+    assert (paused.lease_owner, paused.attempts, processes_of(job_id)) == (None, 0, [])
+
+    place.want(job_id, "run")
+    wait_for(lambda: place.job(job_id).status == "succeeded")
+    run_dir = place.root / "jobs" / job_id / "run"
+    assert hash_weights(run_dir) == undisturbed_weights(place, job_id, tmp_path / "undisturbed")
+    steps = [event.data["step"] for event in place.events(job_id) if event.type == "metrics"]  # type: ignore[index]
+    assert steps == list(range(1, 10 * EPOCHS + 1))
+    assert [row.step for row in place.checkpoints(job_id)] == [230, 240, 250]
+    assert sum("continues after step" in message for message in place.messages(job_id)) == 2
+    assert place.job(poisoned).error["param"] == "training_file"  # type: ignore[index]
+    assert not (run_dir / "checkpoints").exists()
+
+
+def test_a_stopped_worker_saves_and_costs_no_attempt_and_a_cancelled_job_ends_within_seconds(
+    place: JobPlace, tiny_model_folder: Path
+) -> None:
+    job_id = add_training(place, tiny_model_folder).id
+    worker = place.start_worker()
+    wait_for(lambda: place.num_steps(job_id) > 20)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    job = place.job(job_id)
+    assert (job.status, job.attempts, job.lease_owner) == ("queued", 0, None)
+    assert any((place.root / "jobs" / job_id / "run" / "checkpoints").iterdir())
+
+    place.start_worker()
+    told = place.num_steps(job_id)
+    wait_for(lambda: place.num_steps(job_id) > told)
+    place.want(job_id, "cancel")
+    began = time.monotonic()
+    wait_for(lambda: place.job(job_id).status == "cancelled")
+    assert time.monotonic() - began < 15
+    wait_for(lambda: not (place.root / "jobs" / job_id / "run" / "checkpoints").exists())
+    job = place.job(job_id)
+    assert (job.fine_tuned_model, job.lease_owner, processes_of(job_id)) == (None, None, [])
+    assert place.models(job_id) == [model for model in place.models(job_id) if model.checkpoint_step is not None]
+
+
+def work_once(place: JobPlace, job_id: str, **options: int) -> None:
+    work = place.work(**options)
+    with place.database.writing() as session:
+        assert lease_next(session, lessee(str(work.owner))).id == job_id  # type: ignore[union-attr]
+    work_at(work, job_id)
+
+
+def test_a_job_that_takes_too_much_memory_fails_alone(place: JobPlace, tiny_model_folder: Path) -> None:
+    job_id = add_training(place, tiny_model_folder).id
+    work_once(place, job_id, limit_bytes=60 * 2**20)
+    job = place.job(job_id)
+    assert (job.status, job.error["code"]) == ("failed", "out_of_memory")  # type: ignore[index]
+    assert processes_of(job_id) == []
+
+
+def test_a_job_whose_process_dies_again_and_again_fails_alone(place: JobPlace, tiny_model_folder: Path) -> None:
+    job_id = add_training(place, tiny_model_folder).id
+    for attempt in range(1, MOST_ATTEMPTS // CRASH + 1):
+        assert place.job(job_id).status == "validating_files"
+        killer = threading.Thread(target=lambda: wait_for(lambda: leash.kill_marked(job_id)))
+        killer.start()
+        work_once(place, job_id)
+        killer.join()
+        assert place.job(job_id).attempts == CRASH * attempt
+    job = place.job(job_id)
+    assert (job.status, job.error["code"], job.lease_owner) == ("failed", "job_crashed", None)  # type: ignore[index]
+
+
+def test_a_job_under_which_workers_are_lost_fails_after_many_of_them(place: JobPlace) -> None:
+    job_id = place.add_job(attempts=MOST_ATTEMPTS - 1).id
+    with place.database.writing() as session:
+        lease_next(session, lessee("lost"))
+    work = place.work()
+    with place.database.writing() as session:
+        lease_next(session, lessee(str(work.owner), gone="lost"))
+    work_at(work, job_id)
+    job = place.job(job_id)
+    assert (job.status, job.error["code"]) == ("failed", "too_many_attempts")  # type: ignore[index]
+
+
+def test_who_lost_the_lease_stops_computing(place: JobPlace) -> None:
+    work, job_id = place.work(), place.add_job().id
+    with place.database.writing() as session:
+        lease_next(session, lessee(str(work.owner)))
+    log = place.root / "log.txt"
+    process = leash.start(("-c", "import time; time.sleep(60)"), folder=place.root, log=log, mark=job_id)
+    place.change(job_id, lease_owner="somebody else")
+    with pytest.raises(LeaseLostError):
+        attend(work, job_id, process, look=lambda: None)
+    assert process.poll() == -signal.SIGKILL
+
+
+def test_a_process_that_does_not_obey_is_killed_when_patience_ends(
+    place: JobPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PATIENCE_SECONDS, "pause", 0.5)
+    work, job_id = place.work(), place.add_job().id
+    with place.database.writing() as session:
+        lease_next(session, lessee(str(work.owner)))
+    place.want(job_id, "pause")
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    process = leash.start(("-c", deaf), folder=place.root, log=place.root / "log.txt", mark=job_id)
+    assert attend(work, job_id, process, look=lambda: None) == Ended(-signal.SIGKILL, "pause")
+
+
+def test_what_a_job_really_takes_is_kept_where_it_is_more_than_was_thought(place: JobPlace) -> None:
+    work, job_id = place.work(), place.add_job(status="queued", memory_bytes=10).id
+    with place.database.writing() as session:
+        lease_next(session, lessee(str(work.owner)))
+    code = "kept = bytearray(50_000_000); import time; time.sleep(1.5)"
+    process = leash.start(("-c", code), folder=place.root, log=place.root / "log.txt", mark=job_id)
+    attend(work, job_id, process, look=lambda: None)
+    assert place.job(job_id).memory_bytes > 50_000_000  # type: ignore[operator]
+
+
+def test_a_job_that_breaks_its_worker_does_not_keep_it_from_the_next_one(place: JobPlace) -> None:
+    broken, paused = place.add_job(training_file="file-../../etc").id, place.add_job(status="running").id
+    os.mkfifo(place.root / "jobs" / broken)
+    place.change(paused, wanted="pause")
+    work = place.work()
+    settings = WorkerSettings(place.database, place.root, work.owner, work.room)
+    run_worker(settings, is_stopping=lambda: place.job(paused).status == "paused")
+    assert place.job(broken).attempts >= CRASH
+    assert place.job(broken).lease_owner is None

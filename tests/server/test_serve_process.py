@@ -1,0 +1,229 @@
+"""`kivnun serve` as a process: what it says, what it refuses, how it ends, and what it finds when it begins again."""
+
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from openai import OpenAI
+from running import RunningServer
+
+from kivnun.errors import UserError
+from kivnun.server.binding import is_loopback, listen, require_safe
+from kivnun.server.folders import DataFolder
+from kivnun.server.service import ServeSettings
+
+Start = Callable[..., RunningServer]
+
+
+def serve(*flags: str) -> subprocess.CompletedProcess[str]:
+    """A server that does not get to serve."""
+    command = [sys.executable, "-m", "kivnun", "serve", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def wait_for(what: Callable[[], object], seconds: float = 20) -> object:
+    """The first result that is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        result = what()
+        if result:
+            return result
+        time.sleep(0.05)
+    raise AssertionError("it did not come")
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.example.org", "")),  # noqa: S104
+    ],
+)
+def test_only_a_loopback_address_goes_without_keys(host: str, alone: bool) -> None:
+    settings = ServeSettings(Path("data"), host=host, require_keys=False)
+    assert is_loopback(host) == alone
+    if alone:
+        require_safe(settings)
+    else:
+        with pytest.raises(UserError) as raised:
+            require_safe(settings)
+        assert raised.value.code == "serve-unsafe"
+
+
+@pytest.mark.parametrize("flags", [["--tls-key", "k.pem"], ["--tls-certificate", "c.pem", "--tls-key", "k.pem"]])
+def test_half_a_pair_of_tls_files_is_refused_and_one_that_is_none(flags: list[str], tmp_path: Path) -> None:
+    ended = serve("--data-dir", str(tmp_path / "data"), *flags)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error[tls-invalid]")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with listen(ServeSettings(Path("data"), port=0)) as taken, pytest.raises(UserError) as raised:
+        listen(ServeSettings(Path("data"), port=taken.getsockname()[1]))
+    assert raised.value.code == "address-taken"
+
+
+@pytest.mark.parametrize("word", ["tiny", "=x", "ft:a=b"])
+def test_a_model_flag_that_is_no_pair_is_refused(word: str) -> None:
+    ended = serve("--model", word)
+    assert ended.returncode == 2
+    assert "NAME=FOLDER" in ended.stderr
+
+
+def test_a_data_folder_has_one_server(server: RunningServer) -> None:
+    ended = serve("--data-dir", str(server.data_dir), "--port", "0")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error[server-running]")
+    assert httpx.get(f"{server.root_url}/health").status_code == 200
+
+
+def test_every_reply_has_a_name_and_a_clock(server: RunningServer) -> None:
+    replies = [
+        httpx.get(f"{server.base_url}/models", headers=server.headers),
+        httpx.get(f"{server.base_url}/models"),
+        httpx.get(f"{server.base_url}/nothing"),
+        httpx.patch(f"{server.base_url}/files"),
+    ]
+    assert [reply.status_code for reply in replies] == [200, 401, 404, 405]
+    assert len({reply.headers["x-request-id"] for reply in replies}) == 4
+    assert all(reply.headers["openai-processing-ms"].isdigit() for reply in replies)
+    assert all(reply.headers["openai-version"] == "2020-10-01" for reply in replies)
+    assert all(set(reply.json()) == {"error"} for reply in replies[1:])
+
+
+def test_azures_addresses_and_key_lead_to_the_same(server: RunningServer) -> None:
+    for path in ("/openai/v1/models", "/openai/models?api-version=2024-10-21"):
+        assert httpx.get(server.root_url + path, headers={"api-key": server.key}).json()["object"] == "list"
+    reply = httpx.get(f"{server.base_url}/models?api_version=1", headers=server.headers)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "unknown_parameter")
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status"),
+    [
+        ({"content-type": "text/plain"}, b"{}", 415),
+        ({}, b"{}", 415),
+        ({"content-type": "multipart/form-data; boundary=x"}, b"--x--", 415),
+        ({"content-type": "application/json"}, b"{", 400),
+        ({"content-type": "application/json"}, b"[]", 400),
+        ({"content-type": "application/json"}, b"", 400),
+        ({"content-type": "application/json"}, b" " * ((32 << 20) + 1), 413),
+    ],
+    ids=range(7),
+)
+def test_bodies_that_no_route_reads_are_refused(
+    server: RunningServer, headers: dict[str, str], content: bytes, status: int
+) -> None:
+    reply = httpx.post(f"{server.base_url}/uploads", headers={**server.headers, **headers}, content=content)
+    assert (reply.status_code, set(reply.json()["error"])) == (status, {"message", "type", "param", "code"})
+
+
+def test_a_body_in_pieces_that_grows_too_long_is_refused(server: RunningServer) -> None:
+    headers = {**server.headers, "content-type": "application/json"}
+    pieces = (b" " * (1 << 20) for _ in range(40))
+    assert httpx.post(f"{server.base_url}/uploads", headers=headers, content=pieces).status_code == 413
+
+
+def test_no_page_loads_scripts_from_elsewhere(server: RunningServer) -> None:
+    assert [httpx.get(server.root_url + path).status_code for path in ("/docs", "/redoc")] == [404, 404]
+    paths = httpx.get(f"{server.root_url}/openapi.json").json()["paths"]
+    assert {"/v1/files", "/v1/uploads/{upload_id}/complete", "/health"} <= set(paths)
+
+
+def test_prometheus_can_read_what_is_counted(server: RunningServer) -> None:
+    def count() -> float:
+        lines = httpx.get(f"{server.root_url}/metrics").text.splitlines()
+        wanted = 'kivnun_requests_total{method="GET",route="/models/{model:path}",status="404"} '
+        return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0)
+
+    before = count()
+    for _ in range(3):
+        httpx.get(f"{server.base_url}/models/none", headers=server.headers)
+    assert count() == before + 3
+
+
+def test_without_keys_programs_of_this_machine_are_served_and_pages_of_others_are_not(start_server: Start) -> None:
+    server = start_server("--no-auth", "--workers", "0")
+    address = f"{server.base_url}/models"
+    assert httpx.get(address).status_code == 200
+    for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+        reply = httpx.get(address, headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "foreign_origin")
+    assert httpx.get(address, headers={"host": "localhost:1", "origin": "http://127.0.0.1:5"}).status_code == 200
+
+
+def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(start_server: Start, tmp_path: Path) -> None:
+    first = start_server("--workers", "0", data_dir=tmp_path / "data")
+    folder = DataFolder(first.data_dir)
+    with OpenAI(base_url=first.base_url, api_key=first.key, max_retries=0) as client:
+        kept = client.files.create(file=("a.jsonl", b"kept"), purpose="fine-tune")
+        upload = client.uploads.create(filename="b", purpose="fine-tune", bytes=6, mime_type="text/plain")
+        part = client.uploads.parts.create(upload.id, data=b"abcdef")
+    half = [folder.files / ".0.partial", folder.upload(upload.id) / ".1.partial", folder.files / "file-00000000"]
+    for path in half:
+        path.write_bytes(b"half")
+    os.utime(half[2], (1, 1))
+    first.process.kill()
+    first.process.wait()
+    second = start_server("--workers", "0", data_dir=first.data_dir)
+    assert [path for path in half if path.exists()] == []
+    assert "removed 3" in second.log_file.read_text("utf-8")
+    with OpenAI(base_url=second.base_url, api_key=first.key, max_retries=0) as client:
+        assert client.files.content(kept.id).read() == b"kept"
+        assert client.uploads.complete(upload.id, part_ids=[part.id]).file.bytes == 6
+
+
+def test_a_worker_that_dies_is_started_again_and_none_outlives_the_server(start_server: Start) -> None:
+    server = start_server()
+
+    def workers() -> list[psutil.Process]:
+        children = psutil.Process(server.process.pid).children()
+        return [child for child in children if "kivnun.jobs" in child.cmdline()]
+
+    (first,) = wait_for(workers)
+    first.kill()
+    second = wait_for(lambda: [each for each in workers() if each.pid != first.pid])
+    assert "ended with status -9" in server.log_file.read_text("utf-8")
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    _, alive = psutil.wait_procs(second, timeout=30)
+    assert alive == []
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """For 127.0.0.1, signed by itself."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    words = [
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]
+    command = ["openssl", "req", "-x509", *words, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_tls_files_make_it_https(start_server: Start, tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    server = start_server("--tls-certificate", str(certificate), "--tls-key", str(key), "--workers", "0")
+    assert server.base_url.startswith("https://127.0.0.1:")
+    context = ssl.create_default_context(cafile=certificate)
+    assert httpx.get(f"{server.base_url}/models", headers=server.headers, verify=context).status_code == 200
+    assert server.stop() == 0
