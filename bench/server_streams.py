@@ -95,8 +95,7 @@ class Machine:
 
     def prompt(self, shared: str = "") -> list[dict[str, str]]:
         """Messages of about 128 tokens that nobody asked before; the first words may be shared."""
-        num_own = PROMPT_WORDS - len(shared.split())
-        own = " ".join(self.draws.choice(self.words, num_own))
+        own = " ".join(["Words", *self.draws.choice(self.words, PROMPT_WORDS - len(shared.split()))])
         return [*([{"role": "system", "content": shared}] if shared else []), {"role": "user", "content": own}]
 
     def ids(self, messages: list[dict[str, str]]) -> list[int]:
@@ -177,7 +176,8 @@ def start_machine(folder: Path, options: argparse.Namespace) -> Iterator[Machine
         except RuntimeError as error:
             raise RuntimeError((work / "log.txt").read_text()[-2000:]) from error
         tokenizer = load_tokenizer(folder / "int4")
-        words = [piece[1:] for piece in tokenizer.get_vocab() if piece[1:].isalpha() and piece[0] == "Ġ"]
+        words = [piece[1:] for piece in tokenizer.get_vocab() if piece[0] == "Ġ" and piece[1:].isalpha()]
+        words = [word for word in words if len(tokenizer.encode(f" {word}", add_special_tokens=False)) == 1]
         new_tokens = options.new_tokens or (32 if options.quick else 128)
         draws = np.random.default_rng(options.seed)
         clients = start([sys.executable, str(BENCH / "stream_clients.py")])

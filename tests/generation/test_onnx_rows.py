@@ -154,22 +154,36 @@ def test_a_prompt_in_pieces_is_the_prompt_at_once(rows, pieces):
     np.testing.assert_allclose(logits_V, alone(rows, tokens), rtol=1e-4, atol=1e-4)
 
 
-def test_what_was_kept_of_a_row_begins_others_with_the_same_answer(rows, prompts):
+def test_what_was_kept_of_rows_begins_others_with_the_same_answer(rows):
     tokens = [(17 * place) % 511 + 1 for place in range(40)]
     first = rows.begin()
     rows.feed(first, tokens)
-    prefix = rows.keep(first, 25)
-    assert (prefix.num_tokens, prefix.num_bytes) == (25, 25 * rows.bytes_per_token)
-    begun = [rows.begin(prefix=prefix) for _ in range(2)]
+    kept = [rows.keep(first, 0, 16), rows.keep(first, 16, 25)]
+    assert [(piece.num_tokens, piece.num_bytes) for piece in kept] == [
+        (16, 16 * rows.bytes_per_token),
+        (9, 9 * rows.bytes_per_token),
+    ]
+    begun = [rows.begin(kept=kept) for _ in range(2)]
     assert [row.num_tokens for row in begun] == [25, 25]
-    # The first of them writes behind its own copy, and the kept one stays what it was.
+    # The first of them writes behind its own copy, and what was kept stays what it was.
     rows.feed(begun[0], [9, 9, 9])
     rows.end(first)
     np.testing.assert_allclose(rows.feed(begun[1], tokens[25:]), alone(rows, tokens), rtol=1e-4, atol=1e-4)
-    later = rows.begin(prefix=prefix)
-    np.testing.assert_allclose(rows.feed(later, [5]), alone(rows, [*tokens[:25], 5]), rtol=1e-4, atol=1e-4)
+    later = rows.begin(kept=kept[:1])
+    # A row may step right after what was kept.
+    logits_BV = rows.step([later], [5])
+    np.testing.assert_allclose(logits_BV[0], alone(rows, [*tokens[:16], 5]), rtol=1e-4, atol=1e-4)
     for row in (*begun, later):
         rows.end(row)
+
+
+def test_logits_after_every_token_of_a_prompt_are_those_of_its_beginnings(rows):
+    tokens = [5, 0, 77, 300, 9]
+    row = rows.begin()
+    logits_TV = rows.feed(row, tokens, every=True)
+    rows.end(row)
+    wanted = [alone(rows, tokens[:count]) for count in range(1, len(tokens) + 1)]
+    np.testing.assert_allclose(logits_TV, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_that_wait_take_no_part(rows):
@@ -216,7 +230,7 @@ def test_adapters_come_and_go_while_rows_of_others_live(shared):
         model.remove_adapter("one")
     np.testing.assert_allclose(model.step([row], [7])[0], alone(model, [5, 6, 7], "one"), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="another model or adapter"):
-        model.begin(prefix=model.keep(row, 2))
+        model.begin(kept=[model.keep(row, 0, 2)])
 
 
 def test_what_is_no_adapter_of_the_graph_is_refused(rows, shared, tmp_path):
@@ -352,7 +366,7 @@ def test_rows_keep_what_they_hold_whatever_moves_around_them(changes):
             assert sorted(each.slot for each in first) == list(range(len(first)))
         assert [each.slot for each in cache.rows] == list(range(len(cache.rows)))
     for row, values in held.items():
-        assert cache.copy(row, row.num_tokens)[1, 0, :, 2].tolist() == values
+        assert cache.copy(row, 0, row.num_tokens)[1, 0, :, 2].tolist() == values
 
 
 def test_memory_of_a_row_that_ended_is_given_back():
@@ -364,4 +378,4 @@ def test_memory_of_a_row_that_ended_is_given_back():
     cache.remove(first)
     # Pages that were given back read as zeros; the row that took the gap holds its tokens and no more.
     assert (second.slot, float(cache.values_NBHSD[:, 1].sum())) == (0, 0.0)
-    assert (cache.copy(second, 10) == 1.0).all()
+    assert (cache.copy(second, 0, 10) == 1.0).all()

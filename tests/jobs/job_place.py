@@ -146,7 +146,7 @@ class JobPlace:
             room,
             strict=False,
             is_stopping=lambda: False,
-            log=lambda _e, _f: None,
+            log=lambda _event, _fields: None,
             niceness=0,
         )
 

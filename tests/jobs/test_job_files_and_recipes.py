@@ -317,8 +317,10 @@ def test_a_kill_costs_at_most_a_twentieth_or_fifty_steps(num_steps: int) -> None
 def test_trackers_are_told_by_the_environment() -> None:
     wandb = {"project": "p", "name": "n", "entity": "e", "tags": ["a", "b"]}
     expected = {"WANDB_PROJECT": "p", "WANDB_NAME": "n", "WANDB_ENTITY": "e", "WANDB_TAGS": "a,b"}
-    assert tracker_environment([{"type": "wandb", "wandb": wandb}]) == expected
-    assert tracker_environment([]) == {}
+    assert tracker_environment([{"type": "wandb", "wandb": wandb}], "ftjob-x") == expected
+    alone = tracker_environment([{"type": "wandb", "wandb": {"project": "p"}}], "ftjob-x")
+    assert alone == {"WANDB_PROJECT": "p", "WANDB_NAME": "ftjob-x"}
+    assert tracker_environment([], "ftjob-x") == {}
 
 
 def test_errors_keep_no_folder_of_the_server(tmp_path: Path) -> None:

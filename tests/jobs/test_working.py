@@ -10,11 +10,13 @@ import pytest
 from job_place import JobPlace, lessee, to_lines, wait_for
 
 from kivnun.database.tables import FineTuningJob
-from kivnun.jobs import leash
+from kivnun.jobs import leash, worker
+from kivnun.jobs.job_error import JobError
 from kivnun.jobs.one_job import work_at
+from kivnun.jobs.prepare import prepare
+from kivnun.jobs.prepared import Asked, Prepared, read_answer, read_asked, write_answer, write_asked
 from kivnun.jobs.queue import CRASH, MOST_ATTEMPTS, LeaseLostError, lease_next
 from kivnun.jobs.work import PATIENCE_SECONDS, Ended, attend
-from kivnun.jobs.worker import WorkerSettings, run_worker
 from kivnun.pipeline import run_recipe
 from kivnun.recipe import load_recipe
 from kivnun.runs import hash_file, open_run
@@ -26,6 +28,21 @@ def add_training(place: JobPlace, base_model: Path, content: bytes | None = None
     file_id = place.add_file(to_lines() if content is None else content)
     asked = {"type": "supervised", "hyperparameters": {"n_epochs": EPOCHS, "batch_size": 4}}
     return place.add_job(base_model, training_file=file_id, asked=asked)
+
+
+def prepare_here(place: JobPlace, job_id: str) -> Prepared | JobError:
+    """What the process that validates a job's files does, without the seconds that it takes to begin."""
+    job, folder = place.job(job_id), place.root / "jobs" / job_id
+    folder.mkdir(exist_ok=True)
+    path = str(place.root / "files" / job.training_file)
+    asked = Asked(job_id, job.model, job.base_model, job.seed, job.asked, [], path, None, strict=False)
+    write_asked(asked, folder)
+    assert read_asked(folder) == asked
+    write_answer(prepare(asked, folder), folder)
+    place.change(job_id, status="queued")
+    answer = read_answer(folder)
+    assert answer is not None
+    return answer
 
 
 def processes_of(job_id: str) -> list[str]:
@@ -56,20 +73,18 @@ def undisturbed_weights(place: JobPlace, job_id: str, folder: Path) -> dict[str,
 def test_a_job_whose_workers_are_killed_and_that_is_paused_comes_to_the_same_weights(
     place: JobPlace, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    poisoned = add_training(place, tiny_model_folder, b'{"messages": 7}\n' * 12).id
     job_id = add_training(place, tiny_model_folder).id
-    worker = place.start_worker()
-    wait_for(lambda: place.job(poisoned).status == "failed")
+    process = place.start_worker()
     wait_for(lambda: processes_of(job_id))
-    worker.kill()
-    worker.wait()
+    process.kill()
+    process.wait()
     wait_for(lambda: not processes_of(job_id), seconds=5)
     assert place.job(job_id).status == "validating_files"
 
-    worker = place.start_worker()
+    process = place.start_worker()
     wait_for(lambda: place.num_steps(job_id) > 20)
-    worker.kill()
-    worker.wait()
+    process.kill()
+    process.wait()
     wait_for(lambda: not processes_of(job_id), seconds=5)
     assert place.job(job_id).status == "running"
 
@@ -91,7 +106,6 @@ def test_a_job_whose_workers_are_killed_and_that_is_paused_comes_to_the_same_wei
     assert steps == list(range(1, 10 * EPOCHS + 1))
     assert [row.step for row in place.checkpoints(job_id)] == [230, 240, 250]
     assert sum("continues after step" in message for message in place.messages(job_id)) == 2
-    assert place.job(poisoned).error["param"] == "training_file"  # type: ignore[index]
     assert not (run_dir / "checkpoints").exists()
 
 
@@ -99,10 +113,11 @@ def test_a_stopped_worker_saves_and_costs_no_attempt_and_a_cancelled_job_ends_wi
     place: JobPlace, tiny_model_folder: Path
 ) -> None:
     job_id = add_training(place, tiny_model_folder).id
-    worker = place.start_worker()
+    prepare_here(place, job_id)
+    process = place.start_worker()
     wait_for(lambda: place.num_steps(job_id) > 20)
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
     job = place.job(job_id)
     assert (job.status, job.attempts, job.lease_owner) == ("queued", 0, None)
     assert any((place.root / "jobs" / job_id / "run" / "checkpoints").iterdir())
@@ -117,7 +132,22 @@ def test_a_stopped_worker_saves_and_costs_no_attempt_and_a_cancelled_job_ends_wi
     wait_for(lambda: not (place.root / "jobs" / job_id / "run" / "checkpoints").exists())
     job = place.job(job_id)
     assert (job.fine_tuned_model, job.lease_owner, processes_of(job_id)) == (None, None, [])
-    assert place.models(job_id) == [model for model in place.models(job_id) if model.checkpoint_step is not None]
+    # What clients may use already stays.
+    assert all(model.checkpoint_step is not None for model in place.models(job_id))
+
+
+def test_good_files_become_numbers_and_a_recipe(place: JobPlace, tiny_model_folder: Path) -> None:
+    prepared = prepare_here(place, add_training(place, tiny_model_folder).id)
+    assert isinstance(prepared, Prepared)
+    assert prepared.hyperparameters["n_epochs"] == EPOCHS
+    assert 0 < prepared.least_bytes <= prepared.memory_bytes
+
+
+def test_bad_files_become_an_error_that_names_the_line(place: JobPlace, tiny_model_folder: Path) -> None:
+    error = prepare_here(place, add_training(place, tiny_model_folder, b'{"messages": 7}\n' * 12).id)
+    assert isinstance(error, JobError)
+    assert error.param == "training_file"
+    assert error.problems
 
 
 def work_once(place: JobPlace, job_id: str, **options: int) -> None:
@@ -195,12 +225,16 @@ def test_what_a_job_really_takes_is_kept_where_it_is_more_than_was_thought(place
     assert place.job(job_id).memory_bytes > 50_000_000  # type: ignore[operator]
 
 
-def test_a_job_that_breaks_its_worker_does_not_keep_it_from_the_next_one(place: JobPlace) -> None:
-    broken, paused = place.add_job(training_file="file-../../etc").id, place.add_job(status="running").id
+def test_a_job_that_breaks_its_worker_fails_and_does_not_keep_it_from_the_next_one(
+    place: JobPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "TROUBLED_SECONDS", 0.01)
+    broken, cancelled = place.add_job().id, place.add_job(status="running").id
+    # Where its folder should be is something else.
     os.mkfifo(place.root / "jobs" / broken)
-    place.change(paused, wanted="pause")
+    place.change(cancelled, wanted="cancel")
     work = place.work()
-    settings = WorkerSettings(place.database, place.root, work.owner, work.room)
-    run_worker(settings, is_stopping=lambda: place.job(paused).status == "paused")
-    assert place.job(broken).attempts >= CRASH
-    assert place.job(broken).lease_owner is None
+    settings = worker.WorkerSettings(place.database, place.root, work.owner, work.room)
+    worker.run_worker(settings, is_stopping=lambda: False, is_once=True)
+    assert place.job(broken).error["code"] == "too_many_attempts"  # type: ignore[index]
+    assert [place.job(job_id).status for job_id in (broken, cancelled)] == ["failed", "cancelled"]

@@ -179,8 +179,8 @@ def test_a_file_that_a_job_needs_stays(server: RunningServer, client: OpenAI) ->
     file_id = send(client)
     job_id = new_id("ftjob-")
     job = FineTuningJob(
-        id=job_id, project_id=server.project_id, model="m", base_model="bundled", training_file=file_id, seed=1, asked={},
-        hyperparameters={}, integrations=[], status="paused", wanted="pause", result_files=[], created_at=1,
+        id=job_id, project_id=server.project_id, model="m", base_model="bundled", training_file=file_id, seed=1,
+        asked={}, hyperparameters={}, integrations=[], status="paused", wanted="pause", result_files=[], created_at=1,
     )  # fmt: skip
     with closing(server.open_database()) as database:
         with database.writing() as session:

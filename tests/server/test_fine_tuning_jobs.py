@@ -247,6 +247,20 @@ def test_models_that_cannot_be_tuned_are_refused(model: str, client: OpenAI, fil
     assert (error.status_code, error.code, error.param) == (400, "model_not_available", "model")
 
 
+def test_a_tuned_model_can_be_tuned_further_by_those_who_may_use_it(api: Api, client: OpenAI, file_id: str) -> None:
+    job_id = client.fine_tuning.jobs.create(model="bundled", training_file=file_id).id
+    name = f"ft:bundled:personal:z:{job_id[-8:]}"
+    add_model(api, job_id, name)
+    further = client.fine_tuning.jobs.create(model=name, training_file=file_id)
+    assert further.model == name
+    with api.database.reading() as session:
+        base = session.scalar(select(FineTuningJob.base_model).where(FineTuningJob.id == further.id))
+    assert base == f"jobs/{job_id}/run/model"
+    stranger = api.client_of(api.new_project())
+    theirs = stranger.files.create(file=("train.jsonl", LINE), purpose="fine-tune").id
+    assert refusal(stranger.fine_tuning.jobs.create, model=name, training_file=theirs).code == "model_not_available"
+
+
 def test_lists_end_and_hold_every_job_once(api: Api) -> None:
     client = api.client_of(api.new_project(), strict=True)
     file = client.files.create(file=("train.jsonl", LINE), purpose="fine-tune").id

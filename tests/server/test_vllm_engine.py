@@ -20,10 +20,14 @@ import psutil
 import pytest
 import uvicorn
 from fastapi import Depends, FastAPI, Request
+from openai import OpenAI
+from running import run_server
 from starlette.responses import Response
 
+from kivnun.database.projects import Quotas
 from kivnun.errors import UserError
 from kivnun.server.callers import Caller
+from kivnun.server.counters import Counters
 from kivnun.server.errors import add_error_replies
 from kivnun.server.limits import Limits
 from kivnun.server.model_names import NamedModel
@@ -31,6 +35,7 @@ from kivnun.server.vllm_proxy import proxied
 from kivnun.serving.answers import ModelAddress
 from kivnun.serving.vllm import VllmServers, name_model, vllm_arguments
 
+QUOTAS = Quotas(max_tokens_per_minute=1000)
 STAND_IN = Path(__file__).with_name("vllm_stand_in.py")
 MESSAGES = [{"role": "user", "content": "Where?"}]
 KEPT_ALIVE = """
@@ -137,7 +142,7 @@ def face(place: Place) -> Iterator[Face]:
     place.base("whole")
     limits = Limits()
     servers = VllmServers(place.folder, max_rows=4, log=lambda line: None)
-    service: Any = SimpleNamespace(vllm=servers, limits=limits)
+    service: Any = SimpleNamespace(vllm=servers, limits=limits, counters=Counters())
 
     @asynccontextmanager
     async def end_with_us(app: FastAPI) -> AsyncIterator[None]:
@@ -148,7 +153,7 @@ def face(place: Place) -> Iterator[Face]:
     add_error_replies(app)
 
     def caller(request: Request) -> Caller:
-        found = Caller("p", "o", "acme", None, frozenset({"all"}))
+        found = Caller("p", "o", "acme", None, frozenset({"all"}), quotas=QUOTAS)
         request.state.caller = found
         return found
 
@@ -178,7 +183,7 @@ def arrived(reply: httpx2.Response) -> dict[str, Any]:
 
 
 def test_a_base_and_its_adapters_share_one_vllm(face: Face) -> None:
-    first = face.ask("base", temperature=0, metadata={"a": "b"}, stop=["\n"])
+    first = face.ask("base", temperature=0, metadata={"a": "b"}, stop=["\n"], functions=None)
     assert arrived(first) == {"model": "base", "messages": MESSAGES, "temperature": 0, "stop": ["\n"]}
     assert first.json()["path"] == "/v1/chat/completions"
     # A hosted name is an alias of the base, which vLLM knows by one name.
@@ -187,6 +192,20 @@ def test_a_base_and_its_adapters_share_one_vllm(face: Face) -> None:
         assert arrived(face.ask(name))["model"] == name
     assert len(face.place.told("start")) == 1
     assert [line["name"] for line in face.place.told("adapter")] == ["ft:base:acme::one", "ft:base:acme::two"]
+
+
+def remaining(face: Face) -> int:
+    caller = Caller("p", "o", "acme", None, frozenset(), quotas=QUOTAS)
+    return int(face.limits.headers(caller)["x-ratelimit-remaining-tokens"])
+
+
+def test_what_an_answer_took_is_taken_from_the_project(face: Face) -> None:
+    assert arrived(face.ask("base"))
+    assert 1000 - 42 <= remaining(face) <= 1000 - 42 + 30
+    statuses = [face.ask("base").status_code for _ in range(40)]
+    # More was used than there was: it is owed, and later requests wait for it.
+    assert set(statuses) == {200, 429}
+    assert statuses[-1] == 429
 
 
 def test_one_start_and_one_loading_serve_all_who_ask_at_once(face: Face) -> None:
@@ -353,3 +372,18 @@ def test_a_start_that_its_first_client_left_serves_the_next(place: Place) -> Non
         return len(place.told("start"))
 
     assert asyncio.run(leave_and_ask()) == 1
+
+
+def test_a_whole_server_hands_its_base_to_vllm_and_ends_it(
+    place: Place, chat_model_folder: Path, tmp_path: Path
+) -> None:
+    with run_server(tmp_path / "data", chat_model_folder, "--engine", "vllm", "--workers", "0") as server:
+        with OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0) as client:
+            reply = client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, max_tokens=5)
+            assert json.loads(reply.choices[0].message.content or "")["max_tokens"] == 5
+            parts = client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True)
+            assert [part.choices[0].delta.content for part in parts] == ["0 ", "1 ", "2 "]
+            completion = client.completions.create(model="tiny", prompt="Where", max_tokens=5)
+            assert completion.model_extra == {"path": "/v1/completions"}
+        assert server.stop() == 0
+    assert (tmp_path / "data" / "logs" / "vllm.log").is_file()

@@ -79,39 +79,33 @@ class OnnxCache:
         others = [row for row in self.rows[: len(rows)] if id(row) not in first]
         behind = [row for row in rows if row.slot >= len(rows)]
         for one, other in zip(others, behind, strict=True):
-            kept = self.copy(one, one.num_tokens)
+            kept, moved = (self.copy(row, 0, row.num_tokens) for row in (one, other))
             one.slot, other.slot = other.slot, one.slot
-            self.values_NBHSD[:, other.slot, :, : other.num_tokens] = self.copy_slot(one.slot, other.num_tokens)
-            self.fill(one, kept)
+            self.fill(one, 0, kept)
+            self.fill(other, 0, moved)
             self.rows[one.slot], self.rows[other.slot] = one, other
 
     def remove(self, row: OnnxRow) -> None:
         """Give a row's memory back; the last one takes its slot."""
         last = self.rows.pop()
-        if last is not row:
-            kept = self.copy_slot(last.slot, last.num_tokens)
-            self._release(last.slot)
+        kept = None if last is row else self.copy(last, 0, last.num_tokens)
+        self._release(last.slot)
+        if kept is not None:
             last.slot = row.slot
             self.rows[last.slot] = last
-            self.fill(last, kept)
-        else:
-            self._release(row.slot)
+            self.fill(last, 0, kept)
         row.slot = -1
         if not self.rows:
             self._memory, self.values_NBHSD = self._take(0, 0)
             self.version += 1
 
-    def copy(self, row: OnnxRow, num_tokens: int) -> NDArray[np.float32]:
-        """A copy of a row's first T tokens, shape (N, H, T, D)."""
-        return self.copy_slot(row.slot, num_tokens)
+    def copy(self, row: OnnxRow, start: int, stop: int) -> NDArray[np.float32]:
+        """A copy of some tokens of a row, shape (N, H, tokens, D)."""
+        return self.values_NBHSD[:, row.slot, :, start:stop].copy()
 
-    def copy_slot(self, slot: int, num_tokens: int) -> NDArray[np.float32]:
-        """The same of a slot."""
-        return self.values_NBHSD[:, slot, :, :num_tokens].copy()
-
-    def fill(self, row: OnnxRow, values_NHTD: NDArray[np.float32]) -> None:
-        """Write the first tokens of a row."""
-        self.values_NBHSD[:, row.slot, :, : values_NHTD.shape[2]] = values_NHTD
+    def fill(self, row: OnnxRow, start: int, values_NHTD: NDArray[np.float32]) -> None:
+        """Write tokens of a row, the first of them at `start`."""
+        self.values_NBHSD[:, row.slot, :, start : start + values_NHTD.shape[2]] = values_NHTD
 
     def _grow(self, slots: int, tokens: int) -> None:
         old_NBHSD = self.values_NBHSD

@@ -139,18 +139,17 @@ class OnnxRows:
             raise ValueError(f"rows of {self.name} answer with the adapter {name!r}")
         del self._adapters[name]
 
-    def begin(self, *, adapter: str | None = None, prefix: Prefix | None = None) -> OnnxRow:
-        """An empty row, or one that begins with what another computed with the same adapter.
+    def begin(self, *, adapter: str | None = None, kept: Sequence[Prefix] = ()) -> OnnxRow:
+        """An empty row, or one that begins with what others computed with the same adapter.
 
         Args:
             adapter: What it answers with.
-            prefix: Kept by `keep` of this very model.
+            kept: By `keep` of this very model, the first from token 0 and each from where the one before it stops.
 
         Raises:
             UserError: adapter-unknown; artifact-damaged or adapter-invalid for one whose file cannot be used.
         """
-        if prefix is not None and (not isinstance(prefix, OnnxPrefix) or prefix.adapter != adapter):
-            raise ValueError("a prefix was kept by another model or adapter")
+        pieces = [_own_prefix(prefix, adapter) for prefix in kept]
         self._load(adapter)
         graph = self._graph
         if adapter not in self._caches:
@@ -158,34 +157,37 @@ class OnnxRows:
             self._caches[adapter] = OnnxCache(*sizes)
         cache = self._caches[adapter]
         row = cache.add(adapter)
-        if prefix is not None:
-            cache.require_room(prefix.num_tokens)
-            cache.fill(row, prefix.values)
-            row.num_tokens = prefix.num_tokens
+        cache.require_room(sum(piece.num_tokens for piece in pieces))
+        for piece in pieces:
+            cache.fill(row, row.num_tokens, piece.values)
+            row.num_tokens += piece.num_tokens
         return row
 
-    def feed(self, row: Row, token_ids: Sequence[int]) -> NDArray[np.float32]:
+    def feed(self, row: Row, token_ids: Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
         """Append tokens of the prompt to a row.
 
         Args:
             row: Takes part in no step yet.
             token_ids: One or more.
+            every: Whether to give the logits after each of them; they are then computed one by one, for most graphs
+                tell only those after the last of several.
 
         Returns:
-            Finite logits after the last of them, shape (V,).
+            Finite logits after the last of them, shape (V,), or after each, shape (T, V).
 
         Raises:
             UserError: logits-not-finite; prompt-invalid where they do not fit.
         """
         row = _own(row)
-        tokens = self._checked(row, token_ids)
-        logits_V = self._append(row, tokens[:MAX_FEED_TOKENS])
-        for start in range(MAX_FEED_TOKENS, len(tokens), MAX_FEED_TOKENS):
-            logits_V = self._append(row, tokens[start : start + MAX_FEED_TOKENS])
+        tokens_T = self._checked(row, token_ids)
+        size = 1 if every else MAX_FEED_TOKENS
+        pieces = [tokens_T[start : start + size] for start in range(0, len(tokens_T), size)]
+        logits = [self._append(row, piece_T) for piece_T in pieces]
+        found = np.stack(logits) if every else logits[-1]
         # The extremes are NaN or infinite where any logit is, and no array is made for them.
-        if not (math.isfinite(logits_V.max()) and math.isfinite(logits_V.min())):
+        if not (math.isfinite(found.max()) and math.isfinite(found.min())):
             raise logits_not_finite(self.name)
-        return logits_V
+        return found
 
     def step(self, rows: Sequence[Row], tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append one token to each of some rows.
@@ -209,18 +211,19 @@ class OnnxRows:
             logits_BV[places] = self._step_group([own[place] for place in places], token_ids_B[places])
         return logits_BV
 
-    def keep(self, row: Row, num_tokens: int) -> OnnxPrefix:
-        """A copy of what was computed for a row's first tokens.
+    def keep(self, row: Row, start: int, stop: int) -> OnnxPrefix:
+        """A copy of what was computed for the tokens from `start` to before `stop` of a row.
 
         Args:
-            row: Holds at least so many tokens.
-            num_tokens: How many.
+            row: Takes part in no step yet.
+            start: Its first token.
+            stop: Where they end; the row holds at least so many tokens.
         """
         row = _own(row)
-        if not 0 < num_tokens <= row.num_tokens:
-            raise ValueError(f"{num_tokens} of {row.num_tokens} tokens cannot be kept")
-        values = self._caches[row.adapter].copy(row, num_tokens)
-        return OnnxPrefix(num_tokens, values.nbytes, row.adapter, values)
+        if not 0 <= start < stop <= row.num_tokens:
+            raise ValueError(f"tokens {start} to {stop} of {row.num_tokens} cannot be kept")
+        values = self._caches[row.adapter].copy(row, start, stop)
+        return OnnxPrefix(stop - start, values.nbytes, row.adapter, values)
 
     def end(self, row: Row) -> None:
         """Give a row's memory free."""
@@ -287,6 +290,12 @@ def _own(row: Row) -> OnnxRow:
     if not isinstance(row, OnnxRow) or row.slot < 0:
         raise ValueError("the row is another model's, or it has ended")
     return row
+
+
+def _own_prefix(prefix: Prefix, adapter: str | None) -> OnnxPrefix:
+    if not isinstance(prefix, OnnxPrefix) or prefix.adapter != adapter:
+        raise ValueError("a prefix was kept by another model or adapter")
+    return prefix
 
 
 def _read_adapter(path: Path) -> Matrices:

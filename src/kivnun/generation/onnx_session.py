@@ -11,6 +11,11 @@ from kivnun.generation.onnx_graph import RowGraph, graph_invalid
 
 LOG_FATAL_ONLY = 4
 LOGITS = "logits"
+# How threads wait and share work, where others want the cores too. A thread that waits spins only as long as the
+# gaps within a step, and blocks between steps; a matrix is cut small enough that a thread which lost its core for a
+# while holds up the others little. Measured on two cores, int4, 135M weights, one stream: 140 tokens/s, 130 without
+# these, 103 where no thread spins.
+THREADS: Mapping[str, str] = {"session.intra_op.spin_duration_us": "200", "session.dynamic_block_base": "4"}
 Matrices = Mapping[str, NDArray[np.float32]]
 
 
@@ -28,8 +33,8 @@ def open_session(graph: RowGraph, num_threads: int | None) -> ort.InferenceSessi
     # ONNX Runtime prints errors by itself and throws them too; the exception is enough.
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = num_threads or graph.num_threads or 0
-    # Threads that wait for work spin only while a step runs: between steps the cores belong to the server.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in THREADS.items():
+        options.add_session_config_entry(name, value)
     try:
         return ort.InferenceSession(str(graph.path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no ancestor but this

@@ -19,7 +19,7 @@ from kivnun.database.tables import File, FineTuningJob, TunedModel
 from kivnun.jobs.follow import organization_name
 from kivnun.jobs.job_error import JobError
 from kivnun.jobs.naming import model_name, result_file_id
-from kivnun.jobs.queue import add_event, held, release, settle
+from kivnun.jobs.queue import CRASH, MOST_ATTEMPTS, add_event, held, release, settle
 from kivnun.jobs.work import Work
 from kivnun.runs.atomic import write_atomic
 from kivnun.runs.manifest import read_manifest
@@ -153,6 +153,31 @@ def fail(work: Work, job_id: str, error: JobError) -> None:
         data = {"error_code": error.code, "problems": list(error.problems)}
         add_event(session, job.id, "failed", f"The job failed: {error.message}", level="error", data=data)
     work.log("job_failed", {"job": job_id, "code": error.code})
+
+
+def give_up_or_retry(work: Work, job_id: str, error: JobError) -> int:
+    """Count a crash: the job waits for another attempt, or fails where there were too many without any progress.
+
+    Args:
+        work: Of the worker that holds the lease.
+        job_id: The job.
+        error: What it fails with.
+
+    Returns:
+        Its attempts, by which a crash counts more than a lost worker.
+
+    Raises:
+        LeaseLostError: Somebody else works at the job now.
+    """
+    with work.database.writing() as session:
+        job = held(session, job_id, str(work.owner))
+        job.attempts += CRASH
+        attempts = job.attempts
+        if attempts < MOST_ATTEMPTS:
+            settle(session, job)
+    if attempts >= MOST_ATTEMPTS:
+        fail(work, job_id, error)
+    return attempts
 
 
 def remove_checkpoints(work: Work, job_id: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 MARK = "KIVNUN_JOB"
-NICENESS = 10
+NICENESS = 5
 _OOM_SCORE = 900
 """Where memory runs out, Linux ends these first, and not the server."""
 # Runs before the real program, in a process that has no threads: nothing of the worker's own is touched after a fork.

@@ -16,7 +16,9 @@ def model_name(job: FineTuningJob, organization_name: str) -> str:
         organization_name: Whose project it is.
     """
     signs = derive_signs(f"model {job.id}", _MODEL_SIGNS)
-    return f"ft:{job.model}:{organization_name}:{job.suffix or ''}:{signs}"
+    # A model that is tuned further keeps the name of the base that it began with.
+    base = job.model.removeprefix("ft:").partition(":")[0] if job.model.startswith("ft:") else job.model
+    return f"ft:{base}:{organization_name}:{job.suffix or ''}:{signs}"
 
 
 def checkpoint_name(model: str, step: int) -> str:

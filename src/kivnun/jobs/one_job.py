@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from kivnun.database.tables import FineTuningJob
 from kivnun.jobs import failures, leash
-from kivnun.jobs.finishing import fail, remove_checkpoints, succeed
+from kivnun.jobs.finishing import fail, give_up_or_retry, remove_checkpoints, succeed
 from kivnun.jobs.follow import Follower
 from kivnun.jobs.job_error import JobError
 from kivnun.jobs.prepared import Asked, Prepared, read_answer, write_asked
@@ -167,7 +167,8 @@ def _explain_end(work: Work, job_id: str, ended: Ended, follower: Follower | Non
     elif ended.status in _INTERRUPTED or _is_locked(work, job_id, ended):
         _give_back(work, job_id)
     elif ended.status < 0 or ended.status > 128:
-        _crash(work, job_id, ended.status)
+        attempts = give_up_or_retry(work, job_id, failures.crashed(ended.status, MOST_ATTEMPTS // CRASH))
+        work.log("job_crashed", {"job": job_id, "status": ended.status, "attempts": attempts})
     else:
         fail(work, job_id, failures.explain(failure, folder / LOG_NAME, folder))
     if follower is not None:
@@ -178,18 +179,6 @@ def _is_locked(work: Work, job_id: str, ended: Ended) -> bool:
     """Whether the run could not begin because what is left of an earlier one had not ended yet."""
     code, _ = failures.printed_error(work.folder(job_id) / LOG_NAME)
     return ended.status > 0 and code == failures.RUN_LOCKED
-
-
-def _crash(work: Work, job_id: str, status: int) -> None:
-    with work.database.writing() as session:
-        job = held(session, job_id, str(work.owner))
-        job.attempts += CRASH
-        attempts = job.attempts
-        if attempts < MOST_ATTEMPTS:
-            settle(session, job)
-    work.log("job_crashed", {"job": job_id, "status": status, "attempts": attempts})
-    if attempts >= MOST_ATTEMPTS:
-        fail(work, job_id, failures.crashed(status, MOST_ATTEMPTS // CRASH))
 
 
 def _settle(work: Work, job_id: str) -> None:

@@ -48,7 +48,7 @@ def prepare(asked: Asked, folder: Path) -> Prepared | JobError:
         batch_tokens = row_tokens * int(numbers["batch_size"])
         need, least = (recipe_need(recipe, num_tokens) for num_tokens in (batch_tokens, row_tokens))
         notes = tuple(Note(note.level, note.message, note.data) for note in validated.notes)
-        return Prepared(numbers, need, least, notes, tracker_environment(asked.integrations))
+        return Prepared(numbers, need, least, notes, tracker_environment(asked.integrations, asked.id))
     except UserError as error:
         return from_user_error(error)
 

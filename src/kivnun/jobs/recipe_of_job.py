@@ -5,6 +5,8 @@ from math import ceil
 from pathlib import Path
 from typing import Protocol, cast
 
+from kivnun.jobs.continued import make_base
+from kivnun.jobs.tuned_base import MERGED_NAME, is_tuned
 from kivnun.jobs.validation import RAW_ANSWER, RAW_PROMPT, Validated
 from kivnun.models.load import model_config_value
 from kivnun.models.resolve import resolve_model
@@ -48,10 +50,10 @@ def write_recipe(job: JobRow, folder: Path, validated: Validated, hyperparameter
     recipe = Recipe.model_validate(
         {
             "name": job.id,
-            "base_model": job.base_model,
+            "base_model": MERGED_NAME if is_tuned(job.base_model) else job.base_model,
             "data": _describe_data(validated),
             "method": _describe_method(job.asked),
-            "training": _describe_training(job, validated, hyperparameters),
+            "training": _describe_training(job, folder, validated, hyperparameters),
         }
     )
     path = folder / RECIPE_NAME
@@ -85,16 +87,17 @@ def choose_save_every_steps(num_steps: int) -> int:
     return max(1, min(MOST_UNSAVED_STEPS, num_steps // CHECKPOINTS_PER_JOB))
 
 
-def tracker_environment(integrations: Sequence[object]) -> dict[str, str]:
+def tracker_environment(integrations: Sequence[object], job_id: str) -> dict[str, str]:
     """What the run's process must find in its environment for the job's integrations: Weights & Biases' own variables.
 
     Args:
         integrations: The job's, as they were asked for.
+        job_id: The name of the run at the tracker, where the client gave none.
     """
     names = {"project": "WANDB_PROJECT", "name": "WANDB_NAME", "entity": "WANDB_ENTITY"}
     variables: dict[str, str] = {}
     for each in cast("Sequence[Mapping[str, Mapping[str, object]]]", integrations):
-        settings = each.get("wandb") or {}
+        settings = {"name": job_id, **(each.get("wandb") or {})}
         variables |= {variable: str(settings[name]) for name, variable in names.items() if settings.get(name)}
         tags = cast("Sequence[str]", settings.get("tags") or ())
         variables |= {"WANDB_TAGS": ",".join(tags)} if tags else {}
@@ -122,10 +125,11 @@ def _describe_method(asked: Mapping[str, object]) -> dict[str, object]:
 
 
 def _describe_training(
-    job: JobRow, validated: Validated, hyperparameters: Mapping[str, int | float]
+    job: JobRow, folder: Path, validated: Validated, hyperparameters: Mapping[str, int | float]
 ) -> dict[str, object]:
     method = str(job.asked["type"])
-    width = model_config_value(resolve_model(job.base_model).folder, "hidden_size")
+    base_folder = resolve_model(make_base(job.base_model, folder)).folder
+    width = model_config_value(base_folder, "hidden_size")
     base = base_learning_rate(method, width if isinstance(width, int) else WIDTH)
     epochs, batch_size = hyperparameters["n_epochs"], int(hyperparameters["batch_size"])
     num_steps = ceil(epochs * ceil(validated.num_rows / batch_size))

@@ -18,6 +18,7 @@ from kivnun.data.findings import Finding
 from kivnun.data.template import PromptTemplate
 from kivnun.errors import UserError
 from kivnun.jobs.checked_files import PARAMS, TOO_LONG, CheckedFiles, FilesOfJob, check_files
+from kivnun.jobs.continued import make_base
 from kivnun.jobs.hyperparameters import MethodName
 from kivnun.jobs.job_error import INVALID_FORMAT, JobError, from_user_error, invalid_n_examples
 from kivnun.jobs.job_files import MendedLine, mend_lines, place_file
@@ -96,7 +97,7 @@ def validate_files(files: FilesOfJob) -> Validated | JobError:
 
 
 def _validate_copies(files: FilesOfJob) -> Validated | JobError:
-    folder = resolve_model(files.base_model).folder
+    folder = resolve_model(make_base(files.base_model, files.folder)).folder
     encoder = Encoder(load_tokenizer(folder))
     context = model_config_value(folder, "max_position_embeddings")
     limits = TokenLimits(min(context, MOST_TOKENS) if isinstance(context, int) else MOST_TOKENS)

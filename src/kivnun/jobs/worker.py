@@ -12,12 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kivnun.database.open import Database
 from kivnun.database.tables import FineTuningJob
+from kivnun.jobs import failures
 from kivnun.jobs.devices import take_device
+from kivnun.jobs.finishing import give_up_or_retry
 from kivnun.jobs.leash import NICENESS
 from kivnun.jobs.memory import Room
 from kivnun.jobs.one_job import work_at
 from kivnun.jobs.owner import Owner, is_gone
-from kivnun.jobs.queue import CRASH, LeaseLostError, Lessee, has_work, held, lease_next, settle
+from kivnun.jobs.queue import LeaseLostError, Lessee, has_work, lease_next
 from kivnun.jobs.work import Work
 
 IDLE_SECONDS = 0.3
@@ -119,10 +121,8 @@ def _work_safely(work: Work, job_id: str, environment: Mapping[str, str]) -> Non
     except Exception as error:  # noqa: BLE001
         # The border between jobs: this one has an attempt more, and comes to its end by those.
         work.log("job_broke", {"job": job_id, "error": f"{type(error).__name__}: {error}"})
-        with suppress(LeaseLostError), work.database.writing() as session:
-            job = held(session, job_id, str(work.owner))
-            job.attempts += CRASH
-            settle(session, job)
+        with suppress(LeaseLostError):
+            give_up_or_retry(work, job_id, failures.lost_too_often())
         time.sleep(TROUBLED_SECONDS)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from kivnun.server.call_form import CallForm
 from kivnun.server.call_reader import CallPart, CallReader
@@ -12,9 +12,11 @@ from kivnun.server.errors import ApiError
 from kivnun.server.sampling_fields import nth_seed
 from kivnun.serving.answers import Asked, Ended, Receive, Running, Token
 from kivnun.serving.json_schema import Grammar
-from kivnun.serving.pool import OpenModel
 from kivnun.serving.streams import answer
 from kivnun.serving.text import AnswerText, Piece, TextToken, Vocabulary, vocabulary_of
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import OpenModel
 
 MAX_SIDE_BY_SIDE = 32
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -62,7 +64,7 @@ class Delta:
         index: Which answer.
         text: More text.
         calls: More of calls.
-        tokens: The tokens that begin in it, of the prompt first if they were asked for.
+        tokens: The tokens that begin in it, those of the prompt first; none unless log-probabilities are asked for.
     """
 
     index: int
@@ -90,7 +92,7 @@ class Finish:
 class _Cancellable:
     """A model whose one answer can be stopped without giving up its stream, which then still tells how it ended."""
 
-    model: OpenModel
+    model: "OpenModel"
     running: Running | None = None
 
     def ask(self, asked: Asked, receive: Receive) -> Running:
@@ -108,6 +110,7 @@ class _Reading:
     index: int
     text: AnswerText
     calls: CallReader | None
+    tells_tokens: bool
     num_tokens: int = field(default=0, init=False)
 
     def push(self, token: Token) -> Delta | None:
@@ -126,10 +129,11 @@ class _Reading:
             found = [*self.calls.push(piece.text), *(self.calls.end() if last else ())]
         text = "".join(each for each in found if isinstance(each, str))
         parts = tuple(each for each in found if isinstance(each, CallPart))
-        return Delta(self.index, text, parts, piece.tokens) if text or parts or piece.tokens else None
+        tokens = piece.tokens if self.tells_tokens else ()
+        return Delta(self.index, text, parts, tokens) if text or parts or tokens else None
 
 
-async def follow(model: OpenModel, wishes: Sequence[Wish]) -> AsyncGenerator[Delta | Finish, None]:
+async def follow(model: "OpenModel", wishes: Sequence[Wish]) -> AsyncGenerator[Delta | Finish, None]:
     """Everything that the answers of some wishes give, as it comes; to close it is to stop the computing.
 
     Answers are numbered on from one wish to the next. At most 32 of them are asked for at once, so that one client with
@@ -155,7 +159,7 @@ async def follow(model: OpenModel, wishes: Sequence[Wish]) -> AsyncGenerator[Del
             yield told
 
 
-async def _follow_one(model: OpenModel, asked: Asked, reading: _Reading) -> AsyncGenerator[Delta | Finish, None]:
+async def _follow_one(model: "OpenModel", asked: Asked, reading: _Reading) -> AsyncGenerator[Delta | Finish, None]:
     cancellable = _Cancellable(model)
     # `answer` asks, and calls after steps; nothing else of a model.
     async with aclosing(answer(cast("OpenModel", cancellable), asked)) as stream:
@@ -188,7 +192,7 @@ def _start_reading(wish: Wish, vocabulary: Vocabulary, index: int) -> _Reading:
         shown = frozenset(sign for sign in signs if sign is not None)
     text = AnswerText(vocabulary, wish.stops, shown, wish.drops_space)
     calls = None if wish.calling is None else CallReader(wish.calling.form, wish.calling.mode)
-    return _Reading(index, text, calls)
+    return _Reading(index, text, calls, wish.asked.top_logprobs is not None)
 
 
 def _finish(reading: _Reading, ended: Ended) -> Finish:

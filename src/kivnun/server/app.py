@@ -19,6 +19,8 @@ from kivnun.server import (
     models,
     permissions,
     uploads,
+    vertex,
+    vertex_answers,
 )
 from kivnun.server.audit_requests import AuditRequests
 from kivnun.server.background import Task, keep_running
@@ -43,6 +45,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     embeddings.router,
     batches.router,
 )
+# Google's, under each version that its libraries ask for.
+VERTEX_ROUTERS: tuple[APIRouter, ...] = (vertex.router, vertex_answers.router)
 # At their own addresses.
 OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router,)
 # What goes on beside the requests, from the start of the application to its end.
@@ -99,6 +103,9 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     for router in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[Depends(refuse_unknown_query)])
+    for router in VERTEX_ROUTERS:
+        for prefix in vertex.PREFIXES:
+            app.include_router(router, prefix=prefix, dependencies=[Depends(refuse_unknown_query)])
     for router in OTHER_ROUTERS:
         app.include_router(router)
     add_error_replies(app)

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
@@ -14,7 +15,9 @@ from kivnun.server.callers import Caller
 from kivnun.server.model_names import NamedModel, find_model
 from kivnun.server.service import Service
 from kivnun.serving.answers import Ended
-from kivnun.serving.pool import OpenModel
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import OpenModel
 
 # Counted against a limit at first where a request does not say how long its answer may be; what it took is counted
 # at its end in any case.
@@ -55,7 +58,7 @@ async def name_model(service: Service, caller: Caller, name: str) -> NamedModel:
     return await run_in_threadpool(find)
 
 
-async def open_model(service: Service, named: NamedModel) -> OpenModel:
+async def open_model(service: Service, named: NamedModel) -> "OpenModel":
     """A model in memory, loaded if it has to be, without holding up other requests.
 
     Args:

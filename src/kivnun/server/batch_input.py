@@ -16,6 +16,7 @@ MAX_REQUESTS = 50_000
 MAX_CUSTOM_ID = 512
 SHOWN_ERRORS = 100
 METHOD = "POST"
+BOM = b"\xef\xbb\xbf"
 FIELDS = ("custom_id", "method", "url", "body")
 
 
@@ -66,8 +67,10 @@ def read_input(path: Path, endpoint: str) -> BatchInput:
         path: The file.
         endpoint: Where every request must go.
     """
-    found, names, start, num_errors = BatchInput(), set[str](), 0, 0
+    found, names, num_errors = BatchInput(), set[str](), 0
     with path.open("rb") as file:
+        start = len(BOM) if file.read(len(BOM)) == BOM else 0
+        file.seek(start)
         for number, line in enumerate(iter(lambda: file.readline(MAX_JSON_BYTES + 1), b""), start=1):
             begun, start = start, start + len(line)
             if not line.strip():
@@ -104,7 +107,7 @@ def _read_line(
     if len(line) > MAX_JSON_BYTES:
         return None, _error("line_too_long", f"A line has at most {MAX_JSON_BYTES:,} bytes.", None)
     try:
-        value = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        value = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None, _error("invalid_json_line", "This line is not parseable as valid JSON.", None)
     if not isinstance(value, dict):

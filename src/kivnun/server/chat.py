@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
@@ -26,8 +26,10 @@ from kivnun.server.chat_shapes import ChatRequest, require_supported
 from kivnun.server.event_stream import CLIENT_GONE, open_stream, unless_gone
 from kivnun.server.service import Service
 from kivnun.server.vllm_proxy import proxied
-from kivnun.serving.pool import OpenModel
 from kivnun.serving.text import vocabulary_of
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import OpenModel
 
 router = APIRouter(tags=["chat"])
 Inferrer = Annotated[Caller, Depends(require("inference"))]
@@ -41,7 +43,7 @@ class _Chat:
 
     service: Service
     caller: Caller
-    model: OpenModel
+    model: "OpenModel"
     request: ChatRequest
     ask: ChatAsk
     head: Head

@@ -5,6 +5,7 @@ import string
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kivnun.data.conversation import Message
 from kivnun.errors import UserError
@@ -25,8 +26,10 @@ from kivnun.server.errors import ApiError, invalid
 from kivnun.server.sampling_fields import asked_of, read_stops
 from kivnun.serving.answers import Ended
 from kivnun.serving.json_schema import ANY_OBJECT, Grammar, grammars_of, json_source, lark_source
-from kivnun.serving.pool import OpenModel
 from kivnun.serving.text import TextToken, vocabulary_of
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import OpenModel
 
 # Where a request sets no limit and the model has a long context, or none.
 DEFAULT_NEW_TOKENS = 4096
@@ -105,7 +108,7 @@ def new_call_id() -> str:
     return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
 
 
-def prepare_chat(model: OpenModel, request: ChatRequest) -> ChatAsk:
+def prepare_chat(model: "OpenModel", request: ChatRequest) -> ChatAsk:
     """What a request asks of a model; may take a second for a new schema, so that no event loop should wait for it.
 
     Args:
@@ -121,7 +124,7 @@ def prepare_chat(model: OpenModel, request: ChatRequest) -> ChatAsk:
 
 
 def prepare_messages(
-    model: OpenModel, request: ChatRequest, messages: Sequence[Message], tools: Sequence[FunctionTool]
+    model: "OpenModel", request: ChatRequest, messages: Sequence[Message], tools: Sequence[FunctionTool]
 ) -> ChatAsk:
     """As `prepare_chat`, for messages that came in another shape.
 
@@ -140,8 +143,8 @@ def prepare_messages(
     most = DEFAULT_NEW_TOKENS if limit is None else limit
     asked = asked_of(
         request,
+        model,
         prompt.token_ids,
-        model.stop_ids,
         max_new_tokens=most if room is None else min(most, room),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
@@ -150,7 +153,7 @@ def prepare_messages(
     return ChatAsk(wish, prompt, limit is not None)
 
 
-async def ask_choices(model: OpenModel, wish: Wish) -> ChatResult:
+async def ask_choices(model: "OpenModel", wish: Wish) -> ChatResult:
     """All answers of a wish, whole; cancelled, nothing more is computed.
 
     Args:
@@ -209,7 +212,7 @@ def usage_object(ended: Sequence[Ended]) -> dict[str, object]:
 
 
 def _find_form(
-    model: OpenModel, request: ChatRequest, tools: Sequence[FunctionTool]
+    model: "OpenModel", request: ChatRequest, tools: Sequence[FunctionTool]
 ) -> tuple[Calling | None, Grammar | None]:
     """What answers must look like, and how calls are read out of them."""
     schema = _answer_schema(request)
@@ -230,7 +233,7 @@ def _find_form(
     return Calling(form, wish.mode), _compile(model, source, names, "tools", lenient=True)
 
 
-def _compile(model: OpenModel, source: str, name: str, param: str, *, lenient: bool = False) -> Grammar:
+def _compile(model: "OpenModel", source: str, name: str, param: str, *, lenient: bool = False) -> Grammar:
     try:
         return grammars_of(vocabulary_of(model.encoder)).compile(source, name, lenient=lenient)
     except UserError as error:

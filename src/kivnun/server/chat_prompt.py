@@ -8,7 +8,7 @@ such a model cannot read is told to the client in a header.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from jinja2 import TemplateError
 
@@ -17,7 +17,9 @@ from kivnun.data.conversation import Conversation, Message, ToolCall
 from kivnun.data.encode import Encoder
 from kivnun.errors import UserError
 from kivnun.server.errors import ApiError
-from kivnun.serving.pool import OpenModel
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import OpenModel
 
 # Code points that Unicode keeps free for use inside programs; where users' texts must be cut, one marks the place.
 _MARKS = tuple(chr(point) for point in range(0xFDD0, 0xFDF0))
@@ -37,7 +39,7 @@ class Prompt:
 
 
 def render_messages(
-    model: OpenModel, messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = ()
+    model: "OpenModel", messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = ()
 ) -> Prompt:
     """The prompt that asks a model to answer some messages.
 
@@ -67,7 +69,7 @@ def render_messages(
     return Prompt(ids, unused)
 
 
-def require_room(model: OpenModel, prompt: Prompt) -> int | None:
+def require_room(model: "OpenModel", prompt: Prompt) -> int | None:
     """How many tokens the context leaves for an answer; None for a model without a limit.
 
     Args:
@@ -107,7 +109,7 @@ def _render_chat(
 
 
 def _render_plain(
-    model: OpenModel, messages: Sequence[Message], tools: Sequence[Mapping[str, object]]
+    model: "OpenModel", messages: Sequence[Message], tools: Sequence[Mapping[str, object]]
 ) -> tuple[str, tuple[str, ...]]:
     """What a model without roles is asked: the last message of a user."""
     template = model.template

@@ -7,7 +7,7 @@ end-of-text token, as in training; that token is no part of what `echo` gives ba
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.concurrency import run_in_threadpool
@@ -26,8 +26,10 @@ from kivnun.server.sampling_fields import asked_of, read_stops
 from kivnun.server.service import Service
 from kivnun.server.vllm_proxy import proxied
 from kivnun.serving.answers import Ended
-from kivnun.serving.pool import OpenModel
 from kivnun.serving.text import vocabulary_of
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import OpenModel
 
 router = APIRouter(tags=["completions"])
 Inferrer = Annotated[Caller, Depends(require("inference"))]
@@ -48,7 +50,7 @@ class _Completion:
 
     service: Service
     caller: Caller
-    model: OpenModel
+    model: "OpenModel"
     request: CompletionRequest
     prompts: tuple[_Prompt, ...]
     head: TextHead
@@ -83,7 +85,7 @@ async def create_completion(
     return Response(status_code=CLIENT_GONE) if made is None else JSONResponse(made)
 
 
-def _prepare(model: OpenModel, request: CompletionRequest) -> tuple[_Prompt, ...]:
+def _prepare(model: "OpenModel", request: CompletionRequest) -> tuple[_Prompt, ...]:
     prompts = prompts_of(request)
     many = len(prompts) > 1
     return tuple(
@@ -92,7 +94,7 @@ def _prepare(model: OpenModel, request: CompletionRequest) -> tuple[_Prompt, ...
     )
 
 
-def _prepare_one(model: OpenModel, request: CompletionRequest, prompt: str | list[int], where: str) -> _Prompt:
+def _prepare_one(model: "OpenModel", request: CompletionRequest, prompt: str | list[int], where: str) -> _Prompt:
     ids, num_hidden = _read_prompt(model, prompt, where)
     limit, wanted = model.context_tokens, request.max_tokens
     most = DEFAULT_MAX_TOKENS if wanted is None else wanted
@@ -102,8 +104,8 @@ def _prepare_one(model: OpenModel, request: CompletionRequest, prompt: str | lis
     tells = request.logprobs is not None or bool(request.best_of and request.best_of > (request.n or 1))
     asked = asked_of(
         request,
+        model,
         ids,
-        model.stop_ids,
         max_new_tokens=most if limit is None else min(most, limit - len(ids)),
         top_logprobs=(request.logprobs or 0) if tells else None,
         tell_prompt=bool(request.echo) and request.logprobs is not None,
@@ -117,7 +119,7 @@ def _prepare_one(model: OpenModel, request: CompletionRequest, prompt: str | lis
     return _Prompt(Echoed(text, num_hidden, bool(request.echo)), wish)
 
 
-def _read_prompt(model: OpenModel, prompt: str | list[int], where: str) -> tuple[list[int], int]:
+def _read_prompt(model: "OpenModel", prompt: str | list[int], where: str) -> tuple[list[int], int]:
     """A prompt's tokens, and how many of them in front are none that the client sent."""
     encoder = model.encoder
     if not isinstance(prompt, str):

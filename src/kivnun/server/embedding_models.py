@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from kivnun.errors import UserError
 from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
+from kivnun.server.late_pool import wait_for_libraries
 from kivnun.server.model_names import find_model
 from kivnun.server.service import Service
 from kivnun.serving.answers import BusyError
@@ -149,6 +150,7 @@ def gives_vectors(source: str) -> bool:
 
 
 def _trained(folder: Path) -> bool:
+    wait_for_libraries()
     from kivnun.models.heads import read_head  # noqa: PLC0415 - torch takes seconds
 
     head = read_head(folder / "model") if (folder / "model").is_dir() else None

@@ -129,7 +129,7 @@ def insert_job(session: Session, caller: Caller, wish: JobWish) -> FineTuningJob
 
 
 def find_trainable(session: Session, service: Service, caller: Caller, name: str) -> str:
-    """What a recipe calls the base model of a name.
+    """What a recipe calls the base model of a name; of a tuned one, which may be tuned further, its folder.
 
     Args:
         session: Open for reading.
@@ -144,8 +144,8 @@ def find_trainable(session: Session, service: Service, caller: Caller, name: str
         found = find_model(session, service, caller, name)
     except ApiError as error:
         raise _not_available(name, "it does not exist, or you do not have access to it") from error
-    if found.is_tuned:
-        raise _not_available(name, "a tuned model cannot be tuned again here; start from its base and give all rows")
+    if found.is_tuned and found.address.tuned is not None:
+        return found.address.tuned.relative_to(service.settings.data_dir).as_posix()
     folder = Path(found.base_name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise _not_available(name, "it is an exported form, which only answers")

@@ -7,9 +7,9 @@ whoever sends a file or asks for a list does not wait at all.
 import importlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from kivnun.server.errors import log_failure
 from kivnun.serving.answers import ModelAddress
 
 if TYPE_CHECKING:
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 STEPS = ("torch", "kivnun.models.load", "kivnun.models.attention", "kivnun.methods", "kivnun.serving.pool")
 
 
+_LOADED = threading.Event()
+_LOADED.set()
+
+
+def wait_for_libraries() -> None:
+    """Wait until nothing is imported in the background; called before a thread imports something large itself.
+
+    Python does not let two threads import the modules of one package in different orders: one of them would find a
+    module without the names that it is about to have.
+    """
+    _LOADED.wait()
+
+
 class LatePool:
     """A pool of models, as `ModelPool` is one.
 
@@ -28,21 +41,31 @@ class LatePool:
     """
 
     def __init__(self, make: "Callable[[], ModelPool]") -> None:
-        self._pool: Future[ModelPool] = Future()
+        self._make = make
+        self._pool: ModelPool | None = None
+        self._lock = threading.Lock()
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, args=(make,), name="imports")
+        _LOADED.clear()
+        self._thread = threading.Thread(target=self._import, name="imports")
         self._thread.start()
 
-    def _run(self, make: "Callable[[], ModelPool]") -> None:
+    def _import(self) -> None:
         try:
             for name in STEPS:
                 if self._is_closing:
-                    self._pool.cancel()
                     return
                 importlib.import_module(name)
-            self._pool.set_result(make())
-        except BaseException as error:  # noqa: BLE001 - it is raised again for whoever asks for a model
-            self._pool.set_exception(error)
+            self._ready()
+        except Exception as error:  # noqa: BLE001 - whoever asks for a model tries again, and is told
+            log_failure(error, "of imports")
+        finally:
+            _LOADED.set()
+
+    def _ready(self) -> "ModelPool":
+        with self._lock:
+            if self._pool is None:
+                self._pool = self._make()
+            return self._pool
 
     def open(self, address: ModelAddress) -> "OpenModel":
         """The model of an address; blocks while it loads.
@@ -50,7 +73,8 @@ class LatePool:
         Args:
             address: Where it lies.
         """
-        return self._pool.result().open(address)
+        wait_for_libraries()
+        return self._ready().open(address)
 
     def loaded(self, address: ModelAddress) -> "OpenModel | None":
         """The model of an address if it is in memory; never blocks.
@@ -58,15 +82,15 @@ class LatePool:
         Args:
             address: Where it lies.
         """
-        return self._pool.result().loaded(address) if self._pool.done() else None
+        return None if self._pool is None else self._pool.loaded(address)
 
     def facts(self) -> "PoolFacts | None":
         """What is in memory; None while nothing can be."""
-        return self._pool.result().facts() if self._pool.done() else None
+        return None if self._pool is None else self._pool.facts()
 
     def close(self) -> None:
         """End it; a library cannot be stopped in the middle of being loaded."""
         self._is_closing = True
         self._thread.join()
-        if not self._pool.cancelled() and self._pool.exception() is None:
-            self._pool.result().close()
+        if self._pool is not None:
+            self._pool.close()

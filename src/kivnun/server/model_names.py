@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, exists, or_, select
 from sqlalchemy.orm import Session
 
 from kivnun.database.tables import CheckpointPermission, TunedModel
+from kivnun.jobs.tuned_base import serving_base
 from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
 from kivnun.server.service import ServeSettings, Service
@@ -20,6 +21,7 @@ EXPORT_NAME = "genai_config.json"
 # Models of the hosted service that people fine-tune; none of them is on any machine but theirs.
 _HOSTED = re.compile(
     r"gpt-[\w.\-]{1,64}|chatgpt-[\w.\-]{1,64}|o\d(-mini|-pro)?(-[\d\-]{1,16})?|davinci-002|babbage-002"
+    r"|gemini-[\w.\-]{1,64}|text-bison[\w.@\-]{0,64}|chat-bison[\w.@\-]{0,64}"
 )
 
 
@@ -112,7 +114,8 @@ def tuned_model(service: Service, row: TunedModel) -> NamedModel:
         row: Of a model that the caller may use.
     """
     settings = service.settings
-    base = base_models(settings).get(row.base_model, row.base_model)
+    merged = serving_base(row.base_model, row.job_id, settings.data_dir)
+    base = merged or base_models(settings).get(row.base_model, row.base_model)
     tuned = settings.data_dir / row.folder
     address = ModelAddress(base, tuned, _engine(settings, base))
     return NamedModel(row.name, address, base, row.organization_name, row.created_at, is_tuned=True)

@@ -76,5 +76,7 @@ def list_object(rows: Sequence[dict[str, Any]], has_more: bool, ids: bool = True
         has_more: Whether others follow.
         ids: Whether this list names its first and last object.
     """
-    named = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None} if ids else {}
+    # OpenAI's schema takes no null there.
+    ends = (rows[0]["id"], rows[-1]["id"]) if rows else ("", "")
+    named = {"first_id": ends[0], "last_id": ends[1]} if ids else {}
     return {"object": "list", "data": list(rows), **named, "has_more": has_more}

@@ -1,7 +1,7 @@
 """The fields that chat and plain completions share: how tokens are drawn, where answers end, how they are sent."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -9,11 +9,16 @@ from kivnun.generation.sampling import Sampling
 from kivnun.server.bodies import RequestBody
 from kivnun.server.errors import ApiError, invalid
 from kivnun.serving.answers import Asked
+from kivnun.serving.text import vocabulary_of
+
+if TYPE_CHECKING:
+    from kivnun.serving.pool import OpenModel
 
 # An infinitely small share keeps the one best token, which is what `top_p` 0 asks for.
 SMALLEST_TOP_P = 1e-9
 # Steps between the seeds of several answers; odd, so that none repeats (golden ratio, as in Fibonacci hashing).
 SEED_STEP = 0x9E3779B97F4A7C15
+MAX_STOPS = 4
 NO_RANGE = "Invalid value for 'logit_bias': each key must be the number of a token, each value from -100 to 100."
 
 
@@ -33,7 +38,7 @@ class SamplingFields(RequestBody):
     logit_bias: dict[str, float] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | Annotated[list[str], Field(min_length=1, max_length=4)] | None = None
+    stop: str | list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -49,19 +54,22 @@ def read_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
         stop: As it came.
 
     Raises:
-        ApiError: 400, for an empty one.
+        ApiError: 400, for an empty one, and for more than four.
     """
     stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
     if "" in stops:
         raise invalid("stop", "Invalid 'stop': a stop sequence must have at least one character.")
+    if stop is not None and not 1 <= len(stops) <= MAX_STOPS:
+        raise invalid("stop", f"Invalid 'stop': expected 1 to {MAX_STOPS} sequences, but got {len(stops)}.")
     return stops
 
 
-def read_bias(bias: Mapping[str, float] | None) -> dict[int, float]:
+def read_bias(bias: Mapping[str, float] | None, num_tokens: int) -> dict[int, float]:
     """What is added to logits, by token.
 
     Args:
         bias: As it came, tokens as text.
+        num_tokens: How many the model has.
 
     Raises:
         ApiError: 400.
@@ -70,6 +78,9 @@ def read_bias(bias: Mapping[str, float] | None) -> dict[int, float]:
     for token, value in (bias or {}).items():
         if not token.isascii() or not token.isdigit() or len(token) > 9 or not -100 <= value <= 100:
             raise invalid("logit_bias", NO_RANGE)
+        if int(token) >= num_tokens:
+            told = f"Invalid key in 'logit_bias': {token} is no token of this model, which has {num_tokens}."
+            raise invalid("logit_bias", told)
         read[int(token)] = value
     return read
 
@@ -110,13 +121,13 @@ def nth_seed(seed: int | None, index: int) -> int | None:
     return None if seed is None else (seed + index * SEED_STEP) % 2**64
 
 
-def asked_of(fields: SamplingFields, prompt_ids: Sequence[int], stop_ids: frozenset[int], **rest: Any) -> Asked:
+def asked_of(fields: SamplingFields, model: "OpenModel", prompt_ids: Sequence[int], **rest: Any) -> Asked:
     """The answer that a request wants of a model.
 
     Args:
         fields: Of the request.
+        model: That will answer.
         prompt_ids: The prompt.
-        stop_ids: Tokens that end the model's answers.
         **rest: Further fields of `Asked`, among them `max_new_tokens`.
 
     Raises:
@@ -124,10 +135,10 @@ def asked_of(fields: SamplingFields, prompt_ids: Sequence[int], stop_ids: frozen
     """
     return Asked(
         tuple(prompt_ids),
-        stop_ids=stop_ids,
+        stop_ids=model.stop_ids,
         sampling=to_sampling(fields),
         frequency_penalty=fields.frequency_penalty or 0.0,
         presence_penalty=fields.presence_penalty or 0.0,
-        logit_bias=read_bias(fields.logit_bias),
+        logit_bias=read_bias(fields.logit_bias, vocabulary_of(model.encoder).num_tokens),
         **rest,
     )

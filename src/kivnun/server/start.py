@@ -6,6 +6,7 @@ removed before the first request; and when the end comes, workers are asked to s
 
 import asyncio
 import json
+import logging
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ from kivnun.server.model_names import base_models
 from kivnun.server.service import ServeSettings, Service
 from kivnun.server.sweep import remove_unacknowledged
 from kivnun.server.workers import Workers
+from kivnun.serving.vllm import VllmServers
 
 if TYPE_CHECKING:
     from kivnun.serving.pool import ModelPool
@@ -97,7 +99,13 @@ def _open_service(settings: ServeSettings, log: Log) -> Generator[Service]:
     with closing(open_database(settings.database_url or sqlite_url(settings.data_dir))) as database:
         ensure_defaults(database)
         with closing(LatePool(lambda: _make_pool(settings, tell_pool))) as pool:
-            yield Service(settings, database, pool, Limits(), Counters())
+            yield Service(settings, database, pool, Limits(), Counters(), _make_vllm(settings, log))
+
+
+def _make_vllm(settings: ServeSettings, log: Log) -> VllmServers | None:
+    if settings.engine != "vllm":
+        return None
+    return VllmServers(DataFolder(settings.data_dir).logs, max_rows=settings.max_rows, log=log)
 
 
 def _make_pool(settings: ServeSettings, log: Callable[[str, Mapping[str, object]], None]) -> "ModelPool":
@@ -130,10 +138,14 @@ async def _run(service: Service, listener: socket.socket, log: Log, ready: Calla
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
+    # Warnings of uvicorn are about requests that are none; whoever sends many would fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     workers.start()
     try:
         await _Server(config, workers, lambda: ready(_describe(service, listener))).serve([listener])
     finally:
+        if service.vllm is not None:
+            await service.vllm.close()
         await workers.stop()
 
 

@@ -118,7 +118,7 @@ def _read_format(config: GenerationConfig) -> dict[str, Any] | None:
 
 
 def _read_schema(schema: Any) -> Any:
-    """Google's schema as JSON Schema: types in small letters, `nullable` as a type, and no order of properties."""
+    """Google's schema as JSON Schema: types in small letters, `nullable` as a type, and no properties beside its own."""
     if isinstance(schema, list):
         return [_read_schema(each) for each in schema]
     if not isinstance(schema, dict):
@@ -128,6 +128,8 @@ def _read_schema(schema: Any) -> Any:
     kind: Any = read.get("type")
     if isinstance(kind, str):
         read["type"] = kind.lower()
+    if read.get("type") == "object" and "properties" in read:
+        read.setdefault("additionalProperties", False)
     if schema.get("nullable") is True:
         return {"anyOf": [read, {"type": "null"}]}
     return read

@@ -52,10 +52,24 @@ FIELDS = frozenset(
         "echo",
         "best_of",
         "suffix",
+        "top_k",
     )
 )
 # They ask for nothing that changes an answer, so that vLLM need not know them.
-SILENT = frozenset(("store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "user"))
+SILENT = frozenset(
+    (
+        "store",
+        "metadata",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "modalities",
+        "reasoning_effort",
+        "verbosity",
+    )
+)
 UNAVAILABLE = "The engine that computes this model does not answer. The server's log says why."
 
 
@@ -89,7 +103,7 @@ async def proxied(service: Service, named: NamedModel, request: Request) -> Resp
             raise ApiError(503, UNAVAILABLE, type="server_error", code="engine-failed")
         if not body.get("stream") or reply.status_code != 200:
             content = await _read(reply)
-            service.limits.spend_tokens(caller, _total_tokens(content) - 1)
+            _settle(service, caller, *_read_usage(content))
             return Response(content, reply.status_code, media_type="application/json")
         parts = _pass_on(stack.pop_all(), reply, service, caller)
         return StreamingResponse(parts, media_type="text/event-stream", headers={"cache-control": "no-cache"})
@@ -125,16 +139,23 @@ async def _pass_on(
             yield b"data: " + json.dumps(error.to_json()).encode() + b"\n\n"
         finally:
             # An event carries a token; the prompt's are not told in every stream, and stay uncounted.
-            service.limits.spend_tokens(caller, num_events - 1)
+            _settle(service, caller, 0, num_events)
 
 
-def _checked(body: Any, model: VllmModel) -> dict[str, Any]:
-    unknown = next((name for name in body if name not in FIELDS | SILENT), None)
+def _settle(service: Service, caller: Caller, prompt: int, answer: int) -> None:
+    """Count what an answer took; one token was taken before it."""
+    service.limits.spend_tokens(caller, prompt + answer - 1)
+    service.counters.tokens(prompt=prompt, answer=answer)
+
+
+def _checked(body: dict[str, Any], model: VllmModel) -> dict[str, Any]:
+    given = {name: value for name, value in body.items() if value is not None and name not in SILENT}
+    unknown = next((name for name in given if name not in FIELDS), None)
     if unknown is not None:
         told = unknown[:100]
         raise ApiError(400, f"Unrecognized request argument supplied: {told}", param=told, code="unknown_parameter")
-    _require_text(body)
-    return {**{name: value for name, value in body.items() if name in FIELDS}, "model": model.name}
+    _require_text(given)
+    return {**given, "model": model.name}
 
 
 def _require_text(body: dict[str, Any]) -> None:
@@ -153,8 +174,10 @@ def _route(request: Request) -> str:
     return found
 
 
-def _total_tokens(content: bytes) -> int:
+def _read_usage(content: bytes) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer; none where a request was refused."""
     try:
-        return int(json.loads(content)["usage"]["total_tokens"])
+        usage = json.loads(content)["usage"]
+        return int(usage["prompt_tokens"]), int(usage["completion_tokens"])
     except (ValueError, KeyError, TypeError):
-        return 1
+        return 0, 0

@@ -18,8 +18,9 @@ from kivnun.errors import UserError
 from kivnun.generation.sampling import Sampling, start_draws
 from kivnun.serving.answers import Asked, Token
 
-BLOCK = 256
-FEW = 512
+BLOCK, SPAN = 256, 64
+# How far below the best logit, in temperatures, tokens are looked at for `top_p`: e^-4 of its probability, e^-8 ...
+DEPTHS = (4.0, 8.0, 16.0)
 
 
 @dataclass
@@ -147,15 +148,17 @@ def draw_token(logits_V: NDArray[np.float32], sampling: Sampling, draws: np.rand
     np.exp(weights_V, out=weights_V)
     padded[size:] = 0.0
     if 0 < sampling.top_k < size:
-        ids = _best(weights_V, sampling.top_k)
+        ids = best_ids(weights_V, sampling.top_k)
+        weights = weights_V[ids]
+        total = weights.sum()
     elif sampling.top_p < 1.0:
-        ids = _enough(weights_V, sampling.top_p)
+        total = weights_V.sum()
+        ids = _enough(logits_V, weights_V, sampling, total)
+        weights = weights_V[ids]
     else:
         return _draw_from_blocks(padded.reshape(-1, BLOCK), draws.random(), size)
-    weights = weights_V[ids]
     if sampling.top_p < 1.0:
-        total = weights.sum() if 0 < sampling.top_k < size else weights_V.sum()
-        kept = np.sort(_nucleus(weights / total, sampling.top_p))
+        kept = _nucleus(weights / total, sampling.top_p)
         ids, weights = ids[kept], weights[kept]
     cumulative = np.cumsum(weights)
     place = int(np.searchsorted(cumulative, draws.random() * cumulative[-1], side="right"))
@@ -174,40 +177,58 @@ def told_token(logits_V: NDArray[np.float32], token_id: int, num_top: int) -> To
     log_total = best + float(np.log(np.exp(logits_V - np.float32(best)).sum(dtype=np.float64)))
     top: tuple[tuple[int, float], ...] = ()
     if num_top:
-        ids = _best(logits_V, min(num_top, len(logits_V)))
+        ids = best_ids(logits_V, min(num_top, len(logits_V)))
         ids = ids[np.argsort(-logits_V[ids], kind="stable")]
         top = tuple((int(each), float(logits_V[each]) - log_total) for each in ids)
     return Token(token_id, float(logits_V[token_id]) - log_total, top)
 
 
-def _best(values_V: NDArray[np.floating], count: int) -> NDArray[np.int64]:
-    """The ids of the largest values, in rising order; of equal ones the lower ids, as a stable sort has them."""
-    if count >= len(values_V):
-        return np.arange(len(values_V))
-    border = np.partition(values_V, len(values_V) - count)[len(values_V) - count]
-    above = np.flatnonzero(values_V > border)
-    equal = np.flatnonzero(values_V == border)[: count - len(above)]
-    return np.sort(np.concatenate([above, equal]))
+def best_ids(values_V: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """The ids of the largest values, in rising order; of equal ones the lower ids, as a stable sort has them.
+
+    Args:
+        values_V: Without NaN.
+        count: How many.
+    """
+    size = len(values_V)
+    if count >= size:
+        return np.arange(size)
+    # So many spans have a value above the border, so that it cuts none of the best away, and leaves few to sort.
+    spans = size // SPAN
+    border = -np.inf
+    if count <= spans:
+        highest = values_V[: spans * SPAN].reshape(spans, SPAN).max(axis=1)
+        border = np.partition(highest, spans - count)[spans - count]
+    ids = np.flatnonzero(values_V >= border)
+    values = values_V[ids]
+    last = np.partition(values, len(values) - count)[len(values) - count]
+    is_above = values > last
+    is_above[np.flatnonzero(values == last)[: count - int(is_above.sum())]] = True
+    return ids[is_above]
 
 
-def _enough(weights_V: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """The ids, in rising order, of likeliest tokens whose probabilities reach a sum for certain."""
-    # The sum of the few differs from that of all in the last bits; a little more than asked for is on the safe side.
-    wanted = min(1.0, top_p + 1e-9) * weights_V.sum()
-    count = FEW
-    while count < len(weights_V):
-        ids = _best(weights_V, count)
+def _enough(
+    logits_V: NDArray[np.float32], weights_V: NDArray[np.float64], sampling: Sampling, total: float
+) -> NDArray[np.int64]:
+    """The ids, in rising order, of likeliest tokens whose probabilities reach `top_p` for certain."""
+    # The sum of a few differs from that of all in the last bits; a little more than asked for is on the safe side.
+    wanted = (sampling.top_p + 1e-9) * total
+    best = float(logits_V.max())
+    for depth in DEPTHS:
+        ids = np.flatnonzero(logits_V >= np.float32(best - depth * sampling.temperature))
         if weights_V[ids].sum() >= wanted:
             return ids
-        count *= 8
     return np.arange(len(weights_V))
 
 
-def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """Places of the fewest best whose sum reaches `top_p`, best first."""
-    best_first = np.argsort(-probabilities, kind="stable")
-    before = np.cumsum(probabilities[best_first]) - probabilities[best_first]
-    return best_first[before < top_p]
+def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.bool_]:
+    """Which ones are the fewest best whose sum reaches `top_p`; of equal ones the first."""
+    falling = np.sort(probabilities)[::-1]
+    count = int(np.count_nonzero(np.cumsum(falling) - falling < top_p))
+    last = falling[count - 1]
+    kept = probabilities > last
+    kept[np.flatnonzero(probabilities == last)[: count - int(kept.sum())]] = True
+    return kept
 
 
 def _draw_from_blocks(blocks: NDArray[np.float64], draw: float, size: int) -> int:

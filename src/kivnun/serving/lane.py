@@ -292,8 +292,8 @@ class Lane:
         answer.token = chosen
         answer.num_tokens += 1
         self._tell(answer, token)
-        if answer.num_tokens == answer.room:
-            self._end(answer, "length")
+        if answer.num_tokens == answer.room or answer.cancelled:
+            self._end(answer, "length" if answer.num_tokens == answer.room else "cancelled")
             return False
         return True
 

@@ -13,6 +13,7 @@ from kivnun.data.encode import Encoder
 from kivnun.data.folder import SUMMARY_NAME, read_summary
 from kivnun.data.template import TEMPLATE_NAME, PromptTemplate, load_template
 from kivnun.errors import UserError
+from kivnun.generation.adapter_list import SUFFIX, has_adapters, read_list
 from kivnun.generation.row_model import RowModel
 from kivnun.generation.torch_rows import TorchRows
 from kivnun.methods import load_tuned
@@ -134,9 +135,14 @@ def plan_opening(address: ModelAddress, folder: Path) -> Opening:
         folder: Of its base model.
 
     Raises:
-        UserError: `stage-unsupported` for a tuned model that writes no text, `model-missing` for one that is not there.
+        UserError: `stage-unsupported` for a tuned model that writes no text or is not in the format of its base,
+            `model-missing` for one that is not there.
     """
     if address.engine == "onnx":
+        if address.tuned is not None and address.tuned.suffix != SUFFIX:
+            problem = f"{folder} is an exported model, and {address.tuned.name} is no adapter in its format"
+            hint = "serve the tuned model on the base that it was trained on, or add it with `kivnun adapters add`"
+            raise UserError("stage-unsupported", problem, hint=hint)
         size = sum(path.stat().st_size for path in folder.iterdir() if ".onnx" in path.name)
         return Opening(address, folder, shares_base=True, num_bytes=size, dtype=None)
     shares = address.tuned is None
@@ -161,7 +167,7 @@ def load_rows(opening: Opening) -> RowModel:
         # Imported here: ONNX Runtime is loaded by those who need it.
         from kivnun.generation.onnx_rows import OnnxRows  # noqa: PLC0415
 
-        return OnnxRows(opening.folder)
+        return OnnxRows(opening.folder, name=opening.name)
     tuned = opening.address.tuned
     if opening.shares_base or tuned is None:
         model = move_model(load_model(opening.folder, dtype=opening.dtype), pick_device())
@@ -181,25 +187,37 @@ def read_text_side(opening: Opening) -> TextSide:
     Raises:
         UserError: `model-invalid`.
     """
-    tuned = opening.address.tuned
-    own = opening.folder if tuned is None else tuned
-    encoder = Encoder(load_tokenizer(own if (own / "tokenizer.json").is_file() else opening.folder))
+    own = _own_files(opening)
+    tokenizer = load_tokenizer(own if (own / "tokenizer.json").is_file() else opening.folder)
+    if (own / CHAT_TEMPLATE_NAME).is_file():
+        tokenizer.chat_template = (own / CHAT_TEMPLATE_NAME).read_text("utf-8")
+    encoder = Encoder(tokenizer)
     if (own / TEMPLATE_NAME).is_file():
         template = load_template(own)
     elif _has_chat_template(own) or _has_chat_template(opening.folder):
         template = PromptTemplate("chat")
     else:
         template = PromptTemplate("document", column="text")
-    return TextSide(encoder, template, _stop_ids(own, opening.folder, encoder))
+    return TextSide(encoder, template, _stop_ids(opening, own, encoder.end_id))
 
 
-def _stop_ids(own: Path, folder: Path, encoder: Encoder) -> frozenset[int]:
+def _own_files(opening: Opening) -> Path:
+    """The folder of what an address brings besides its weights."""
+    tuned = opening.address.tuned
+    if tuned is None:
+        return opening.folder
+    return tuned.with_suffix("") if tuned.suffix == SUFFIX else tuned
+
+
+def _stop_ids(opening: Opening, own: Path, end_id: int) -> frozenset[int]:
     """Where answers end: what the run's data ended with, or what the base model says."""
     # A run keeps its model in `model`, and those of its epochs in `epochs/step-000123`.
     for run in (own.parent, own.parent.parent):
         if (run / "dataset" / SUMMARY_NAME).is_file():
-            return frozenset(read_summary(run / "dataset")["stop_ids"]) | {encoder.end_id}
-    return read_stop_ids(own, encoder.end_id) | read_stop_ids(folder, encoder.end_id)
+            return frozenset(read_summary(run / "dataset")["stop_ids"]) | {end_id}
+    if opening.address.tuned is not None and has_adapters(opening.folder):
+        return frozenset(read_list(opening.folder).find(own.name, opening.folder).stop_ids)
+    return read_stop_ids(own, end_id) | read_stop_ids(opening.folder, end_id)
 
 
 def _is_adapter(tuned: Path | None) -> bool:

@@ -348,7 +348,9 @@ class ModelPool:
             for base in self._bases.values():
                 if base.pins == 0:
                     found.append((base.last_used, base, None))
-                    found += [(base.used_at(adapter), base, adapter) for adapter in base.adapter_bytes]
+                # One that was never used is just being opened.
+                used = ((base.used_at(adapter), adapter) for adapter in base.adapter_bytes)
+                found += [(when, base, adapter) for when, adapter in used if when]
         # Of a base and its latest adapter, which were used at the same time, the adapter goes first.
         return any(
             self._evict(base, adapter)

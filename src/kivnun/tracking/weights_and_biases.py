@@ -46,7 +46,7 @@ class WandbTracker:
         has_earlier = any((folder / "wandb").glob(f"*run-*-{run_id}*"))
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
-            name=self._subject.name,
+            name=os.environ.get("WANDB_NAME") or self._subject.name,
             id=run_id,
             dir=str(folder),
             mode=_mode(),
