@@ -145,12 +145,6 @@ def hash_content(server: RunningServer, file_id: str) -> str:
     return digest.hexdigest()
 
 
-def wait_until_calm(server: RunningServer) -> None:
-    """Libraries load in the background at first; that memory is no upload's."""
-    while httpx.get(f"{server.root_url}/health").json()["pool"] == "loading libraries":
-        time.sleep(0.1)
-
-
 def run(options: Options) -> dict[str, object]:
     """Both ways, one after the other."""
     result: dict[str, object] = {"mib": options.mib, "part_mib": options.part_mib, "side_by_side": options.side_by_side}
@@ -159,7 +153,8 @@ def run(options: Options) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         model = write_chat_model(Path(folder) / "tiny")
         with run_server(Path(folder) / "data", model, "--workers", "0") as server:
-            wait_until_calm(server)
+            # That memory is no upload's.
+            server.wait_for_libraries()
             memory = Memory(server.process.pid)
             for name in ("whole", "parts"):
                 began = time.perf_counter()

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -379,3 +381,21 @@ def test_memory_of_a_row_that_ended_is_given_back():
     # Pages that were given back read as zeros; the row that took the gap holds its tokens and no more.
     assert (second.slot, float(cache.values_NBHSD[:, 1].sum())) == (0, 0.0)
     assert (cache.copy(second, 0, 10) == 1.0).all()
+
+
+def test_rows_get_room_where_the_system_lets_nothing_be_reserved():
+    script = """
+import resource
+from kivnun.generation.onnx_cache import RESERVED_TOKENS, OnnxCache
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+cache = OnnxCache(60, 3, 64, 100_000)
+rows = [cache.add(None) for _ in range(3)]
+for number, row in enumerate(rows):
+    cache.require_room(300)
+    cache.values_NBHSD[:, row.slot, :, :300] = number
+    row.num_tokens = 300
+cache.remove(rows[0])
+print(cache.token_room < RESERVED_TOKENS, [float(cache.copy(row, 0, 300).mean()) for row in rows[1:]])
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.stderr) == ("True [1.0, 2.0]\n", "")

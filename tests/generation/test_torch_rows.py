@@ -216,30 +216,36 @@ def test_a_row_that_is_not_finite_harms_no_other_nor_who_takes_its_place(tiny_fo
         model.model.embed_tokens.weight[509] = float("nan")
         model.lm_head.weight = torch.nn.Parameter(tiny_model.lm_head.weight.clone())
     rows = TorchRows(model)
-    # The ill row is the longest and is in front, so that its columns are others' padding afterwards.
-    ill, well = rows.begin(), rows.begin()
-    rows.feed(ill, prompts[9])
-    tokens = [int(rows.feed(well, prompts[2]).argmax())]
-    for step in range(6):
-        stepping = [ill, well] if step < 2 else [well]
-        logits_BV = rows.step(stepping, [509, *tokens[-1:]][-len(stepping) :])
-        assert np.isnan(logits_BV[0]).any() == (step < 2)
-        tokens.append(int(logits_BV[-1].argmax()))
-        if step == 1:
-            rows.end(ill)
-        if step == 3:
-            late = rows.begin()
-            rows.feed(late, prompts[9])
-            rows.step([late, well], [1, 1])
-            rows.end(late)
-            rows.end(well)
-            well = rows.begin()
-            rows.feed(well, [*prompts[2], *tokens[:-1]])
-    [wanted] = TorchEngine(tiny_model, pad_id=END).generate([prompts[2]], max_new_tokens=7, stop_ids=frozenset())
-    assert tuple(tokens) == wanted.token_ids
+    well, ill = rows.begin(), rows.begin()
+    answers = [[int(rows.feed(row, prompts[9]).argmax())] for row in (well, ill)]
+    for _ in range(3):
+        logits_BV = rows.step([well, ill], [answers[0][-1], 509])
+        assert np.isnan(logits_BV).any(axis=1).tolist() == [False, True]
+        answers[0].append(int(logits_BV[0].argmax()))
+    rows.end(ill)
+    # It is short: most of the columns that it pads are those that the ill row had.
+    late = rows.begin()
+    answers[1] = [int(rows.feed(late, prompts[0]).argmax())]
+    for _ in range(3):
+        logits_BV = rows.step([well, late], [answer[-1] for answer in answers])
+        for answer, logits_V in zip(answers, logits_BV, strict=True):
+            answer.append(int(logits_V.argmax()))
+    for prompt, answer in zip((prompts[9], prompts[0]), answers, strict=True):
+        [wanted] = TorchEngine(tiny_model, pad_id=END).generate([prompt], max_new_tokens=7, stop_ids=frozenset())
+        assert tuple(answer) == wanted.token_ids[: len(answer)]
     with pytest.raises(UserError) as caught:
         rows.feed(rows.begin(), [1, 509])
     assert caught.value.code == "logits-not-finite"
+
+
+def test_what_unused_memory_holds_does_not_matter(tiny_model, prompts):
+    # Torch fills what it calls uninitialised with NaN then.
+    torch.use_deterministic_algorithms(True)
+    try:
+        require_equal(tiny_model, TorchRows(tiny_model), prompts)
+        require_equal(tiny_model, TorchRows(tiny_model), prompts[::-1])
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_memory_of_rows_is_given_back(tiny_model, prompts):

@@ -193,7 +193,7 @@ def lessee(name: str, *, gone: str = "", limit_bytes: int = 1 << 60) -> Lessee:
     return Lessee(name, lambda other: other == gone, Room(here, limit_bytes).admits)
 
 
-def wait_for(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], *, seconds: float = 180.0) -> None:
     """Wait until something is so."""
     end = time.monotonic() + seconds
     while not condition():

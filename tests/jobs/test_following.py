@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from job_place import JobPlace, lessee
-from log_samples import kept, run_with_kills, to_bytes, whole_run
+from log_samples import Line, kept, run_with_kills, to_bytes, whole_run
 
 from kivnun.jobs.follow import Follower
 from kivnun.jobs.queue import CRASH, LeaseLostError, lease_next
@@ -18,8 +18,8 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "events.jsonl"
 
 
-def leased(place: JobPlace, name: str = NAME, **fields: object) -> str:
-    place.add_job(status="running", suffix="mine", **fields)
+def leased(place: JobPlace, name: str = NAME, **fields: int) -> str:
+    place.add_job(**{"status": "running", "suffix": "mine", **fields})
     with place.database.writing() as session:
         return lease_next(session, lessee(name)).id  # type: ignore[union-attr]
 
@@ -131,7 +131,7 @@ def test_a_torn_line_waits_until_it_is_whole(place: JobPlace, log: Path) -> None
 
 def test_the_last_failure_is_known_until_a_run_goes_on(place: JobPlace, log: Path) -> None:
     job_id = leased(place)
-    failed = {"event": "run_failed", "code": "memory-full", "problem": "memory ran out"}
+    failed: Line = {"event": "run_failed", "code": "memory-full", "problem": "memory ran out"}
     log.write_bytes(to_bytes([*whole_run()[:4], failed]))
     follower = Follower(place.database, job_id, NAME, log)
     follower.read()

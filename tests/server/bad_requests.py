@@ -81,19 +81,25 @@ PATHS = (
     "/{}",
 )
 NAMES = (
-    "file-none", "ftjob-" + "a" * 24, "..", "../../etc/passwd", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "%00", "a%00b", "%ff%fe",
-    "ft:tiny:personal::abcdefgh", "ft:tiny:personal::abcdefgh:ckpt-step-1", "a/b/c", "a%2Fb", "", "x" * 5000, "%F0%9F%98%80",
+    "file-none", "ftjob-" + "a" * 24, "..", "../../etc/passwd", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "%00",
+    "a%00b", "%ff%fe",
+    "ft:tiny:personal::abcdefgh", "ft:tiny:personal::abcdefgh:ckpt-step-1", "a/b/c", "a%2Fb", "", "x" * 5000,
+    "%F0%9F%98%80",
     "-1", "null", "'; DROP TABLE files; --", "{}", "%", "%zz", ";", "*", "~", "\\", "a%0d%0ab", "%20",
 )  # fmt: skip
 QUERIES = (
     "limit=1", "limit=0", "limit=-1", "limit=99999999999999999999", "limit=x", "limit=", "limit=1&limit=2", "after=%00",
-    "after=file-none", "order=up", "order=asc", "metadata[a]=b", "metadata=null", "metadata[]=b", "metadata[a", "purpose=%ff",
-    "api-version=1", "unknown=1", "&&&", "=", "%", "a=%zz", "limit=1e3", "after=" + "x" * 3000, "project_id=x", "order=descending",
+    "after=file-none", "order=up", "order=asc", "metadata[a]=b", "metadata=null", "metadata[]=b", "metadata[a",
+    "purpose=%ff",
+    "api-version=1", "unknown=1", "&&&", "=", "%", "a=%zz", "limit=1e3", "after=" + "x" * 3000, "project_id=x",
+    "order=descending",
 )  # fmt: skip
 VALUES: tuple[object, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63 - 1, 2**63, -(2**70), 1e308, -0.0, 0.5, "", "x", "x" * 100_000, "\0", "\ud800", "😀",
+    None, True, False, 0, -1, 1, 2**31, 2**63 - 1, 2**63, -(2**70), 1e308, -0.0, 0.5, "", "x", "x" * 100_000,
+    "\0", "\ud800", "😀",
     "\u202e", "auto", "../../etc/passwd", [], [[]], [None], [1, "a"], {}, {"a": {}}, {"": ""}, {"type": "x"}, [{}] * 50,
-    float("nan"), float("inf"), "2**70", {"$ref": "#"}, "<|im_end|>", "<|endoftext|>", [0, 1, 2], [[0, 1]], "\n", {"role": "user"},
+    float("nan"), float("inf"), "2**70", {"$ref": "#"}, "<|im_end|>", "<|endoftext|>", [0, 1, 2], [[0, 1]],
+    "\n", {"role": "user"},
 )  # fmt: skip
 TYPES = (
     "application/json",
@@ -106,6 +112,7 @@ TYPES = (
 )
 TARGETS = ("/v1", "", "/openai/v1", "/openai", "/openai/deployments/tiny")
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "get", "X" * 50)
+KEYS = ("Bearer", "Bearer x", "Basic eDp5", "", "Bearer \xff", "Bearer " + "k" * 9000)
 SILENCE_SECONDS = 0.3
 LEAKS = (b"Traceback", b'File "/', b"site-packages", b"sqlalchemy", b"0x7f")
 
@@ -282,11 +289,7 @@ class Draw:
     def _wrong_form(self) -> Request:
         names = self._random.choices(("file", "purpose", "data", "expires_after[seconds]", "x", "\xff", "file\0"), k=3)
         values = self._random.choices(("fine-tune", "", "created_at", "9" * 50, "\xff\xfe", "x" * 70_000, "\0"), k=3)
-        parts = "".join(
-            f'--b\r\nContent-Disposition: form-data; name="{name}"{self._random.choice(("", "; filename=" + chr(34) + "a"))}'
-            f"\r\n{self._random.choice(('', 'X: y' + chr(13) + chr(10)))}\r\n{value}\r\n"
-            for name, value in zip(names, values, strict=True)
-        )
+        parts = "".join(self._part(name, value) for name, value in zip(names, values, strict=True))
         raw = parts.encode("latin-1") + self._random.choice((b"--b--\r\n", b"--b--", b"", b"--b", b"--c--\r\n"))
         if self._random.random() < 0.3:
             raw = raw[: self._random.randrange(len(raw))]
@@ -295,6 +298,11 @@ class Draw:
         )
         path = self._random.choice(("/files", "/uploads/upload_none/parts", "/chat/completions"))
         return self._post(path, raw, **{"Content-Type": kind})
+
+    def _part(self, name: str, value: str) -> str:
+        filename = self._random.choice(("", '; filename="a'))
+        header = self._random.choice(("", "X: y\r\n"))
+        return f'--b\r\nContent-Disposition: form-data; name="{name}"{filename}\r\n{header}\r\n{value}\r\n'
 
     def _no_http(self) -> Request:
         good = write("GET", "/v1/models", self._headers, b"")
@@ -354,6 +362,8 @@ def judge(request: Request, reply: bytes) -> tuple[int, list[str]]:
     """The status of a reply, 0 for none, and what is wrong with it."""
     if not reply:
         return 0, ["a whole request got no reply"] if request.is_whole else []
+    while reply.startswith(b"HTTP/1.1 100"):
+        reply = reply.partition(b"\r\n\r\n")[2]
     head, _, body = reply.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     if len(words) < 2 or not words[1].isdigit():

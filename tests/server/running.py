@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
 import torch
 
 from kivnun.database.identifiers import new_id
@@ -65,6 +66,11 @@ class RunningServer:
     def open_database(self) -> Database:
         """Its database, to look behind the API; close it."""
         return open_database(sqlite_url(self.data_dir))
+
+    def wait_for_libraries(self) -> None:
+        """Until those are loaded that models need; the server answers before that, and a model's first answer waits."""
+        while httpx.get(f"{self.root_url}/health").json()["pool"] == "loading libraries":
+            time.sleep(0.1)
 
     def stop(self) -> int:
         """Ask it to end; its exit status."""

@@ -23,11 +23,11 @@ from kivnun.database.projects import (
     find_project,
     set_quotas,
 )
-from kivnun.database.tables import ApiKey, File, FineTuningJob
+from kivnun.database.tables import ApiKey, FineTuningJob
 from kivnun.server.audit_requests import AuditRequests, note_subject
 from kivnun.server.callers import Caller, require
 from kivnun.server.errors import ApiError, add_error_replies
-from kivnun.server.limits import Limits, require_job_room, require_storage, say_seconds
+from kivnun.server.limits import Limits, require_job_room, say_seconds
 from kivnun.server.service import ServeSettings
 
 
@@ -334,38 +334,6 @@ def test_threads_together_take_no_more_than_there_is(clock: Clock) -> None:
 )
 def test_durations_are_said_as_the_hosted_headers_say_them(seconds: float, said: str) -> None:
     assert say_seconds(seconds) == said
-
-
-def test_bytes_beyond_the_quota_are_refused_however_many_come_at_once(database: Database) -> None:
-    limit(database, max_storage_bytes=100)
-    caller = make_caller(DEFAULT_PROJECT)
-    refused = []
-
-    def keep(number: int) -> None:
-        try:
-            with database.writing() as session:
-                require_storage(session, caller, 10)
-                session.add(
-                    File(
-                        id=f"file-{number}",
-                        project_id=DEFAULT_PROJECT,
-                        filename="a",
-                        purpose="p",
-                        num_bytes=10,
-                        sha256="",
-                        status="processed",
-                        created_at=1,
-                    )
-                )
-        except ApiError as error:
-            refused.append((error.status, error.code))
-
-    threads = [threading.Thread(target=keep, args=(number,)) for number in range(15)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert refused == [(403, "storage_quota_exceeded")] * 5
 
 
 def test_a_job_beyond_those_that_may_be_unfinished_is_refused_and_not_repeated(database: Database) -> None:

@@ -204,6 +204,8 @@ def test_the_length_is_limited_by_the_context(client: OpenAI) -> None:
 
 
 BAD_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "not": {}}}}
+LIST_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "array"}}}
+IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
 TWICE = {"tools": [STOP_ALL, STOP_ALL]}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "functions": ({"functions": [{"name": "f"}]}, "functions"),

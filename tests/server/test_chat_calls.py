@@ -1,4 +1,4 @@
-"""Calls of functions: the form is learnt from the template, answers are held to it, and are read by it in any pieces."""
+"""Calls of functions: their form is learnt from the template, answers are held to it, and read by it in any pieces."""
 
 import json
 from collections.abc import Mapping, Sequence

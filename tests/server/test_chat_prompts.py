@@ -17,6 +17,7 @@ from kivnun.server.errors import ApiError
 TOKENIZER = train_tokenizer(["Hello there, how are you?", "user assistant system"] * 3, 330)
 TOKENIZER.chat_template = (BUNDLED_FOLDER / "chat_template.jinja").read_text("utf-8")
 ENCODER = Encoder(TOKENIZER)
+CHAT = PromptTemplate("chat")
 SIGNS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
 
@@ -25,7 +26,7 @@ TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": 
 class Model:
     """The text side of an open model."""
 
-    template: PromptTemplate = PromptTemplate("chat")
+    template: PromptTemplate = CHAT
     encoder: Encoder = ENCODER
     stop_ids: frozenset[int] = frozenset({ENCODER.end_id})
     context_tokens: int | None = 64
@@ -137,7 +138,7 @@ def test_a_model_of_plain_text_says_what_it_cannot_be_asked() -> None:
 def test_a_prompt_that_fills_the_context_is_refused_in_the_hosted_words() -> None:
     model = Model(context_tokens=10)
     prompt = render_messages(model, [user("Hello " * 10)])
-    with pytest.raises(ApiError, match="This model's maximum context length is 10 tokens. However, your messages"):
+    with pytest.raises(ApiError, match=r"This model's maximum context length is 10 tokens\. However, your messages"):
         require_room(model, prompt)
     length = len(prompt.token_ids)
     with pytest.raises(ApiError) as refused:

@@ -18,6 +18,7 @@ from test_chat_answers import FIND, HELLO, Mood, ask
 
 from kivnun.database.open import open_database, sqlite_url
 from kivnun.database.projects import DEFAULT_PROJECT, NO_QUOTAS, ensure_defaults, set_quotas
+from kivnun.database.tables import Project
 from kivnun.errors import UserError
 from kivnun.server.app import create_app
 from kivnun.server.counters import Counters
@@ -191,7 +192,7 @@ def test_an_answer_that_nobody_waits_for_is_not_computed(server: RunningServer) 
 
 @pytest.fixture
 def small_client(chat_model_folder: Path, tmp_path: Path) -> Iterator[TestClient]:
-    """A server in this process that holds two answers and lets two wait, for a project with 400 tokens a minute."""
+    """A server in this process that holds two answers and lets two wait, for a project with 20,000 tokens a minute."""
     settings = ServeSettings(tmp_path, require_keys=False, base_model="tiny", models={"tiny": str(chat_model_folder)})
     with (
         closing(open_database(sqlite_url(tmp_path))) as database,
@@ -199,7 +200,7 @@ def small_client(chat_model_folder: Path, tmp_path: Path) -> Iterator[TestClient
     ):
         ensure_defaults(database)
         with database.writing() as session:
-            set_quotas(session, DEFAULT_PROJECT, replace(NO_QUOTAS, max_tokens_per_minute=20_000))
+            set_quotas(session.get_one(Project, DEFAULT_PROJECT), replace(NO_QUOTAS, max_tokens_per_minute=20_000))
         service = Service(settings, database, pool, Limits(), Counters())
         with TestClient(create_app(service), base_url="http://127.0.0.1") as client:
             yield client

@@ -332,6 +332,14 @@ def test_jobs_stop_wait_and_go_on(api: Api, file_id: str) -> None:
     assert refusal(jobs.retrieve, fine_tuning_job_id="ftjob-none").code == "fine_tune_not_found"
 
 
+def test_a_paused_job_is_all_that_openais_strict_mode_does_not_know(client: OpenAI, file_id: str) -> None:
+    job_id = client.fine_tuning.jobs.create(model="bundled", training_file=file_id).id
+    with pytest.raises(openai.APIResponseValidationError):
+        client.fine_tuning.jobs.pause(job_id)
+    assert client.fine_tuning.jobs.resume(job_id).status == "queued"
+    assert client.fine_tuning.jobs.cancel(job_id).status == "cancelled"
+
+
 @pytest.mark.parametrize("status", ["succeeded", "failed"])
 def test_a_job_that_ended_cannot_be_told_anything(status: str, api: Api, client: OpenAI, file_id: str) -> None:
     jobs = client.fine_tuning.jobs

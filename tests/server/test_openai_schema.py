@@ -88,6 +88,7 @@ def _put(value: object, known: Mapping[str, str]) -> None:
 @pytest.mark.skipif(not SPEC.is_file(), reason="needs OpenAI's description of its API, which lies beside the project")
 def test_openais_description_of_its_api_holds_here(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
     server = start_server("--workers", "0")
+    server.wait_for_libraries()
     write_spec(tmp_path / "spec.json", make_objects(server))
     program = Path(sys.executable).with_name("schemathesis")
     words = ["--url", server.base_url, "-n", "4", "--seed", "1", "--phases", "examples,fuzzing", "-c", CHECKS]

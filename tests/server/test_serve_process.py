@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,10 +17,12 @@ import pytest
 from openai import OpenAI
 from running import RunningServer
 
+from kivnun.cli.serve import describe
 from kivnun.errors import UserError
-from kivnun.server.binding import is_loopback, listen, require_safe
+from kivnun.server.binding import is_loopback, listen, require_models, require_safe
 from kivnun.server.folders import DataFolder
 from kivnun.server.service import ServeSettings
+from kivnun.server.start import Listening
 
 Start = Callable[..., RunningServer]
 
@@ -65,6 +68,38 @@ def test_half_a_pair_of_tls_files_is_refused_and_one_that_is_none(flags: list[st
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error[tls-invalid]")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_base_model_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    for settings in (
+        ServeSettings(tmp_path, base_model="./none"),
+        ServeSettings(tmp_path, models={"x": f"{tmp_path}/none"}),
+    ):
+        with pytest.raises(UserError) as raised:
+            require_models(settings)
+        assert raised.value.code == "model-missing"
+    require_models(ServeSettings(tmp_path, base_model="x", models={"x": str(tmp_path), "y": "org/name"}))
+
+
+LISTENING = Listening("http://127.0.0.1:8000/v1", 8000, ("bundled",), True, True, Path("d"), 1)
+
+
+@pytest.mark.parametrize(
+    ("listening", "said", "unsaid"),
+    [
+        (LISTENING, "OPENAI_API_KEY=...   a key that", "keys create first"),
+        (replace(LISTENING, has_keys=False), "kivnun keys create first --data-dir d", "WITHOUT TLS"),
+        (replace(LISTENING, require_keys=False), "--no-auth: every program of this machine", "keys create first"),
+        (replace(LISTENING, url="http://192.0.2.1:80/v1"), "WITHOUT TLS", "--no-auth"),
+        (replace(LISTENING, url="https://192.0.2.1:80/v1"), "OPENAI_BASE_URL=https://192.0.2.1:80/v1", "WITHOUT TLS"),
+    ],
+    ids=["keys", "no key yet", "no auth", "no tls", "tls"],
+)
+def test_a_server_says_how_to_use_it_and_what_to_worry_about(listening: Listening, said: str, unsaid: str) -> None:
+    text = "\n".join(describe(listening, has_own_database=False))
+    assert said in text
+    assert unsaid not in text
+    assert f"export OPENAI_BASE_URL={listening.url}" in text
 
 
 def test_a_port_that_is_taken_is_told() -> None:
@@ -117,9 +152,10 @@ def test_azures_addresses_and_key_lead_to_the_same(server: RunningServer) -> Non
         ({"content-type": "application/json"}, b"{", 400),
         ({"content-type": "application/json"}, b"[]", 400),
         ({"content-type": "application/json"}, b"", 400),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, b"{}", 415),
         ({"content-type": "application/json"}, b" " * ((32 << 20) + 1), 413),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_bodies_that_no_route_reads_are_refused(
     server: RunningServer, headers: dict[str, str], content: bytes, status: int
@@ -188,7 +224,8 @@ def test_a_worker_that_dies_is_started_again_and_none_outlives_the_server(start_
 
     def workers() -> list[psutil.Process]:
         children = psutil.Process(server.process.pid).children()
-        return [child for child in children if "kivnun.jobs" in child.cmdline()]
+        alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in alive if "kivnun.jobs" in child.cmdline()]
 
     (first,) = wait_for(workers)
     first.kill()

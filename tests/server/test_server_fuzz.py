@@ -8,6 +8,7 @@ COUNT = 400
 
 
 def test_no_bad_request_is_answered_with_a_fault_a_traceback_or_silence(server: RunningServer) -> None:
+    server.wait_for_libraries()
     said = server.log_file.read_text("utf-8")
     report = fuzz(server.root_url, server.key, count=COUNT, seed=7)
     assert report.problems == []

@@ -1,10 +1,12 @@
-"""Google's own library against a real server: tuned from a bucket folder, asked at the endpoint that the job returns."""
+"""Google's own library against a real server: tuned from a bucket folder, asked at the endpoint that a job returns."""
 
 import json
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from openai import OpenAI
 from running import RunningServer, make_project_key
 from sqlalchemy import select
 
-from kivnun.database.tables import File
+from kivnun.database.tables import File, FineTuningJob, VertexJob
 from kivnun.server.bucket import copy_object, find_object
 from kivnun.server.errors import ApiError
 from kivnun.server.vertex_content import GenerateContent, to_chat
+from kivnun.server.vertex_shapes import TuningJob
 
 SECONDS = 180
 PLACE = "projects/p/locations/us-central1"
@@ -78,7 +81,6 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(root / "bkt" / "deep" / "train.jsonl", rows)
     write_rows(root / "bkt" / "valid.jsonl", rows[:1])
     write_rows(root / "bkt" / "pairs.jsonl", pairs)
-    write_rows(root / "bkt" / "wrong.jsonl", [{"contents": [turn("model", "first")]}, {"nonsense": 1}])
     write_rows(root / "secret.jsonl", rows)
     (root / "bkt" / "out.jsonl").symlink_to(root / "secret.jsonl")
     return root
@@ -86,7 +88,17 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def google_server(start_server: Callable[..., RunningServer], buckets: Path) -> RunningServer:
-    return start_server("--bucket-dir", str(buckets), "--workers", "1")
+    return start_server("--bucket-dir", str(buckets), "--workers", "0")
+
+
+@contextmanager
+def working(server: RunningServer) -> Iterator[None]:
+    """A worker that does not stand back behind other programs, as those that a server starts do."""
+    flags = ["--data-dir", str(server.data_dir), "--settings", str(server.data_dir / "settings.json"), "--nice", "0"]
+    with subprocess.Popen([sys.executable, "-m", "kivnun.jobs", *flags]) as process:
+        yield
+        process.terminate()
+        process.wait(SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +125,8 @@ def wait(client: genai.Client, name: str) -> types.TuningJob:
 
 
 @pytest.fixture(scope="module")
-def tuned(google_client: genai.Client) -> types.TuningJob:
-    """A job with a validation set, from its beginning to its end; further ones wait behind it."""
+def tuned(google_client: genai.Client, google_server: RunningServer) -> types.TuningJob:
+    """A job with a validation set, from its beginning to its end; nobody works at further ones."""
     job = tune(
         google_client,
         epoch_count=4,
@@ -127,7 +139,8 @@ def tuned(google_client: genai.Client) -> types.TuningJob:
     assert job.state in (types.JobState.JOB_STATE_PENDING, types.JobState.JOB_STATE_QUEUED)
     assert job.name.startswith(f"{PLACE}/tuningJobs/")
     assert job.tuned_model is None
-    return wait(google_client, job.name)
+    with working(google_server):
+        return wait(google_client, job.name)
 
 
 def test_a_job_is_tuned_from_the_bucket_and_answers_at_its_endpoint(
@@ -189,14 +202,30 @@ def test_preferences_are_tuned_as_dpo(google_client: genai.Client, google_server
     with OpenAI(base_url=google_server.base_url, api_key=google_server.key, max_retries=0) as client:
         [made] = client.fine_tuning.jobs.list(limit=1).data
         assert (made.method.type, made.method.dpo.hyperparameters.beta) == ("dpo", 0.2)
-    assert wait(google_client, job.name).state == types.JobState.JOB_STATE_SUCCEEDED
+    google_client.tunings.cancel(name=job.name)
+    assert wait(google_client, job.name).state == types.JobState.JOB_STATE_CANCELLED
 
 
-def test_bad_rows_fail_the_job_with_the_reason(google_client: genai.Client):
-    job = wait(google_client, tune(google_client, "gs://bkt/wrong.jsonl").name)
-    assert job.state == types.JobState.JOB_STATE_FAILED
-    assert job.error.code == 3
-    assert "line" in job.error.message
+@pytest.mark.parametrize(
+    ("status", "wanted", "state"),
+    [
+        ("validating_files", "run", "JOB_STATE_PENDING"),
+        ("queued", "run", "JOB_STATE_QUEUED"),
+        ("running", "run", "JOB_STATE_RUNNING"),
+        ("running", "cancel", "JOB_STATE_CANCELLING"),
+        ("paused", "pause", "JOB_STATE_PAUSED"),
+        ("cancelled", "cancel", "JOB_STATE_CANCELLED"),
+        ("failed", "run", "JOB_STATE_FAILED"),
+    ],
+)
+def test_every_state_has_googles_name_and_a_failed_job_its_reason(status: str, wanted: str, state: str):
+    job = FineTuningJob(id="ftjob-1", created_at=1, started_at=None, finished_at=2, status=status, wanted=wanted)
+    job.error = {"code": "invalid_file_format", "message": "Line 2 is wrong"} if status == "failed" else None
+    told = TuningJob(VertexJob(number=7, cloud_project="p", location="us-central1", asked={}), job).to_json()
+    assert (told["name"], told["state"]) == (f"{PLACE}/tuningJobs/7", state)
+    assert types.JobState(told["state"]) is not None
+    assert (told["createTime"], told["endTime"]) == ("1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z")
+    assert told.get("error") == ({"code": 3, "message": "Line 2 is wrong"} if status == "failed" else None)
 
 
 @pytest.mark.parametrize(

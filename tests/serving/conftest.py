@@ -10,13 +10,13 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "generation"))
 
 from tiny_adapters import write_adapter
-from tiny_llama import load_tiny_llama, prompts, session_folder, tiny_folder, tiny_model, write_tiny_llama
+from tiny_llama import fp32_folder, load_tiny_llama, prompts, session_folder, tiny_folder, tiny_model, write_tiny_llama
 
 from kivnun.generation.torch_rows import TorchRows
 from kivnun.methods.many_lora import ManyLora
 from kivnun.serving.scheduler import Scheduler
 
-__all__ = ["prompts", "session_folder", "tiny_folder", "tiny_model"]
+__all__ = ["fp32_folder", "prompts", "session_folder", "tiny_folder", "tiny_model"]
 
 
 @pytest.fixture(scope="session")

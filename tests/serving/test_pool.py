@@ -204,6 +204,18 @@ def test_a_model_that_answers_stays_and_one_that_can_never_fit_is_refused(folder
     pool.close()
 
 
+def test_an_exported_model_answers_as_the_one_it_was_made_of(pool, fp32_folder, tiny_folder, two_adapters, prompts):
+    model = pool.open(ModelAddress(str(fp32_folder), engine=engine_of(str(fp32_folder))))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda prompt: answer(model, prompt), prompts))
+    assert found == [answer_alone(tiny_folder, None, prompt) for prompt in prompts]
+    assert answer(model, prompts[3]) == found[3]
+    assert pool.facts().models[0].engine == "onnx"
+    with pytest.raises(UserError) as caught:
+        pool.open(ModelAddress(str(fp32_folder), two_adapters["one"], "onnx"))
+    assert caught.value.code == "stage-unsupported"
+
+
 def test_an_exported_folder_is_for_onnx_and_everything_else_for_torch(tiny_folder, tmp_path):
     (tmp_path / "genai_config.json").write_text("{}")
     assert engine_of(str(tmp_path)) == "onnx"

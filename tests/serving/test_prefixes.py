@@ -1,4 +1,4 @@
-"""What is kept of prompts begins others as if it were computed anew, is kept once, and never takes more than its room."""
+"""What is kept of prompts begins others as if computed anew, is kept once, and never takes more than its room."""
 
 import numpy as np
 import pytest

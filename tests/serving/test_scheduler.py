@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +219,7 @@ def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(scheduler, 
     assert len(pieces) >= 6
     assert max(count for _, count in shapes) <= 512
     # A step of the running answer stands between any two pieces.
-    assert all(second - first >= 2 for first, second in zip(pieces, pieces[1:], strict=False))
+    assert all(second - first >= 2 for first, second in pairwise(pieces))
 
 
 def test_two_models_take_turns(scheduler, rows, tiny_model, prompts):

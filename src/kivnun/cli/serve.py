@@ -89,7 +89,7 @@ def serve(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
     )
-    serve_settings(settings, log=tell, ready=lambda listening: _tell(listening, as_json=as_json))
+    serve_settings(settings, log=tell, ready=lambda listening: _tell(listening, database, as_json=as_json))
 
 
 def _read_models(words: list[str]) -> dict[str, str]:
@@ -103,7 +103,7 @@ def _read_models(words: list[str]) -> dict[str, str]:
     return models
 
 
-def _tell(listening: "Listening", *, as_json: bool) -> None:
+def _tell(listening: "Listening", database: str | None, *, as_json: bool) -> None:
     if as_json:
         import json
         from dataclasses import asdict
@@ -114,10 +114,10 @@ def _tell(listening: "Listening", *, as_json: bool) -> None:
         return
     from kivnun.cli.output import tell
 
-    tell("\n".join(_describe(listening)))
+    tell("\n".join(describe(listening, has_own_database=database is not None)))
 
 
-def _describe(listening: "Listening") -> list[str]:
+def describe(listening: "Listening", *, has_own_database: bool) -> list[str]:
     """What a person needs to know to use it, and what to worry about."""
     from kivnun.server.binding import is_loopback
 
@@ -141,7 +141,8 @@ def _describe(listening: "Listening") -> list[str]:
             "  export OPENAI_API_KEY=...",
             "",
             "there is no key yet, so that every request is refused; this makes one:",
-            f"  kivnun keys create first --data-dir {listening.data_dir}",
+            f"  kivnun keys create first --data-dir {listening.data_dir}"
+            + (" --database ..." if has_own_database else ""),
         ]
     if not is_loopback(host) and listening.url.startswith("http:"):
         lines += [

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESERVED_SLOTS, RESERVED_TOKENS = 64, 4096
+# Where the system lets nothing be reserved, rows get room in such pieces.
+PIECE_TOKENS = 256
 # Linux keeps no account of such pages before they are written; Python 3.13 knows the name.
 MAP_NORESERVE = 0x4000
 
@@ -63,7 +65,7 @@ class OnnxCache:
     def add(self, adapter: str | None) -> OnnxRow:
         """An empty row behind the others."""
         if len(self.rows) == self.values_NBHSD.shape[1]:
-            self._grow(max(RESERVED_SLOTS, 2 * len(self.rows)), self.token_room or RESERVED_TOKENS)
+            self._grow(len(self.rows) + 1, self.token_room)
         row = OnnxRow(adapter, len(self.rows))
         self.rows.append(row)
         return row
@@ -71,7 +73,7 @@ class OnnxCache:
     def require_room(self, tokens: int) -> None:
         """Let every row have room for so many tokens."""
         if tokens > self.token_room:
-            self._grow(self.values_NBHSD.shape[1], max(tokens, 2 * self.token_room))
+            self._grow(self.values_NBHSD.shape[1], tokens)
 
     def put_first(self, rows: list[OnnxRow]) -> None:
         """Let some rows stand in the first slots, in any order."""
@@ -89,7 +91,8 @@ class OnnxCache:
         """Give a row's memory back; the last one takes its slot."""
         last = self.rows.pop()
         kept = None if last is row else self.copy(last, 0, last.num_tokens)
-        self._release(last.slot)
+        for slot in {row.slot, last.slot}:
+            self._release(slot)
         if kept is not None:
             last.slot = row.slot
             self.rows[last.slot] = last
@@ -108,8 +111,15 @@ class OnnxCache:
         self.values_NBHSD[:, row.slot, :, start : start + values_NHTD.shape[2]] = values_NHTD
 
     def _grow(self, slots: int, tokens: int) -> None:
+        """Take room for so many slots and tokens, and some more: what is never written costs nothing."""
         old_NBHSD = self.values_NBHSD
-        self._memory, self.values_NBHSD = self._take(slots, min(tokens, self._context_tokens))
+        _, num_slots, _, num_tokens, _ = old_NBHSD.shape
+        more_slots = num_slots if slots == num_slots else max(RESERVED_SLOTS, 2 * num_slots)
+        more_tokens = num_tokens if tokens == num_tokens > 0 else max(RESERVED_TOKENS, 2 * num_tokens, tokens)
+        try:
+            self._memory, self.values_NBHSD = self._take(more_slots, more_tokens)
+        except OSError:
+            self._memory, self.values_NBHSD = self._take(slots, -(-max(tokens, 1) // PIECE_TOKENS) * PIECE_TOKENS)
         for row in self.rows:
             held = slice(row.num_tokens)
             self.values_NBHSD[:, row.slot, :, held] = old_NBHSD[:, row.slot, :, held]
@@ -117,7 +127,8 @@ class OnnxCache:
 
     def _take(self, slots: int, tokens: int) -> tuple[mmap.mmap, NDArray[np.float32]]:
         """Memory of its own mapping: pages come when they are written, and single slots can be given back."""
-        shape = (self._num_tensors, slots, self._num_heads, tokens, self._head_size)
+        room = min(tokens, self._context_tokens)
+        shape = (self._num_tensors, slots, self._num_heads, room, self._head_size)
         size = int(np.prod(shape))
         memory = mmap.mmap(-1, max(1, size * 4), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
         # A huge page would take memory for the reserved room around a token. Kernels without them refuse the word.

@@ -18,9 +18,12 @@ from onnx import TensorProto
 from kivnun.errors import UserError
 
 CONFIG_NAME = "genai_config.json"
+LOGITS = "logits"
 ATTENTION = "GroupQueryAttention"
-# Where the operator reads the past keys and values, and the length of each row.
-_PAST_KEY, _PAST_VALUE = 3, 4
+# The operator's inputs with the past keys and values.
+_PAST_PLACES = (3, 4)
+# Sides of the graph, and what keys and values are called there.
+_SIDES = (("inputs", "past"), ("outputs", "present"))
 _SESSION_OPTIONS = frozenset(
     {"log_id", "log_severity_level", "provider_options", "intra_op_num_threads", "inter_op_num_threads"}
 )
@@ -33,7 +36,6 @@ class RowGraph:
     Attributes:
         path: Of the graph.
         context_tokens: Most tokens of a row.
-        num_layers: Layers with keys and values.
         num_heads: Heads of keys and values in each.
         head_size: Numbers of a head.
         vocab_size: Logits of a token.
@@ -46,7 +48,6 @@ class RowGraph:
 
     path: Path
     context_tokens: int
-    num_layers: int
     num_heads: int
     head_size: int
     vocab_size: int
@@ -82,21 +83,17 @@ def read_graph(folder: Path) -> RowGraph:
         return RowGraph(
             path=path,
             context_tokens=int(model["context_length"]),
-            num_layers=num_layers,
             num_heads=num_heads,
             head_size=int(decoder["head_size"]),
-            vocab_size=int(model["vocab_size"]),
+            vocab_size=_logits_width(folder, graph) or int(model["vocab_size"]),
             past_names=past,
             present_names=present,
             has_positions="position_ids" in inputs,
             adapter_names=frozenset(inputs & weights),
             num_threads=options.get("intra_op_num_threads"),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise graph_invalid(folder, f"{CONFIG_NAME} cannot be read: {error!r}") from error
-
-
-_SIDES = (("inputs", "past"), ("outputs", "present"))
 
 
 def graph_invalid(folder: Path, detail: str) -> UserError:
@@ -138,6 +135,14 @@ def _require_options(folder: Path, options: Mapping[str, Any]) -> None:
         raise graph_invalid(folder, f"{CONFIG_NAME} has session options that are not known here: {', '.join(unknown)}")
 
 
+def _logits_width(folder: Path, graph: onnx.GraphProto) -> int:
+    """How many logits the graph says it gives; 0 where it does not say."""
+    tensor = next(each for each in graph.output if each.name == LOGITS).type.tensor_type
+    if tensor.elem_type != TensorProto.FLOAT:
+        raise graph_invalid(folder, "its logits are not fp32")
+    return tensor.shape.dim[-1].dim_value
+
+
 def _require_rows(folder: Path, graph: onnx.GraphProto, past: tuple[str, ...], num_heads: int) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     asked = {each.name: each for each in graph.input if each.name not in weights}
@@ -157,6 +162,3 @@ def _require_rows(folder: Path, graph: onnx.GraphProto, past: tuple[str, ...], n
             raise graph_invalid(folder, f"{node.op_type} reads keys and values; only {ATTENTION} is known here")
         if "attention_mask" in node.input and node.op_type not in ("ReduceSum", "Shape"):
             raise graph_invalid(folder, f"{node.op_type} reads the attention mask; only its row sums are given here")
-
-
-_PAST_PLACES = (_PAST_KEY, _PAST_VALUE)

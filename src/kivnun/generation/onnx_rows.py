@@ -127,17 +127,17 @@ class OnnxRows:
         self._adapters[name] = {key: np.ascontiguousarray(each, np.float32) for key, each in matrices.items()}
 
     def remove_adapter(self, name: str) -> None:
-        """Forget an adapter that no row uses.
+        """Forget an adapter that no row uses; one of the folder's list is read anew when it is asked for again.
 
         Raises:
             UserError: adapter-unknown.
             ValueError: Where a row uses it.
         """
-        if name not in self._adapters:
+        if name not in self.adapters:
             raise unknown_adapter(name, self.adapters, self.name)
         if name in self._caches:
             raise ValueError(f"rows of {self.name} answer with the adapter {name!r}")
-        del self._adapters[name]
+        self._adapters.pop(name, None)
 
     def begin(self, *, adapter: str | None = None, kept: Sequence[Prefix] = ()) -> OnnxRow:
         """An empty row, or one that begins with what others computed with the same adapter.

@@ -121,7 +121,7 @@ def find_closing(line: bytes) -> str:
 
 
 def _list_open(text: str) -> str:
-    """What closes the brackets that a text leaves open, or "" where it ends inside a string."""
+    """What closes the brackets that a text leaves open."""
     stack: list[str] = []
     in_string = is_escaped = False
     for sign in text:
@@ -134,7 +134,7 @@ def _list_open(text: str) -> str:
             stack.append(CLOSING[sign])
         elif stack and sign == stack[-1]:
             stack.pop()
-    return "" if in_string else "".join(reversed(stack))
+    return "".join(reversed(stack))
 
 
 def _partial(path: Path) -> Path:

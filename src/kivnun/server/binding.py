@@ -1,6 +1,5 @@
 """Where a server listens, and what must be so before it does."""
 
-import errno
 import fcntl
 import ipaddress
 import os
@@ -8,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from kivnun.errors import UserError
 from kivnun.server.folders import DataFolder
@@ -46,6 +46,22 @@ def require_safe(settings: ServeSettings) -> None:
 def _no_password() -> str:
     # OpenSSL would ask at the terminal, and a server would wait there for ever.
     raise ValueError("the key is locked with a password")
+
+
+def require_models(settings: ServeSettings) -> None:
+    """Refuse base models that are folders and not there; a Hugging Face id is looked for when it is asked for.
+
+    Args:
+        settings: As asked for.
+
+    Raises:
+        UserError: `model-missing`.
+    """
+    base = settings.models.get(settings.base_model, settings.base_model)
+    for source in (base, *settings.models.values()):
+        if source.startswith((".", "/", "~")) and not Path(source).is_dir():
+            hint = "name a folder with config.json and *.safetensors, a Hugging Face id like org/name, or `bundled`"
+            raise UserError("model-missing", f"{source}: no such folder", hint=hint)
 
 
 def is_loopback(host: str) -> bool:
@@ -103,8 +119,8 @@ def listen(settings: ServeSettings) -> socket.socket:
         listener.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         listener.close()
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno in errno.errorcode else error
-        problem = f"cannot listen at {settings.host} port {settings.port}: {why}"
+        why = error.strerror if isinstance(error, OSError) else None
+        problem = f"cannot listen at {settings.host} port {settings.port}: {why or error}"
         raise UserError("address-taken", problem, hint="name another port with --port; 0 takes a free one") from error
     listener.setblocking(False)  # noqa: FBT003 - the socket library takes it so
     return listener

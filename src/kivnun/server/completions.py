@@ -98,8 +98,7 @@ def _prepare_one(model: "OpenModel", request: CompletionRequest, prompt: str | l
     ids, num_hidden = _read_prompt(model, prompt, where)
     limit, wanted = model.context_tokens, request.max_tokens
     most = DEFAULT_MAX_TOKENS if wanted is None else wanted
-    # At its limit a model can still be asked about its prompt.
-    if limit is not None and (len(ids) + (wanted or 0) > limit or (len(ids) == limit and most > 0)):
+    if limit is not None and (len(ids) >= limit or len(ids) + (wanted or 0) > limit):
         raise _too_long(limit, len(ids), most)
     tells = request.logprobs is not None or bool(request.best_of and request.best_of > (request.n or 1))
     asked = asked_of(

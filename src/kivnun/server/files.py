@@ -26,7 +26,7 @@ from kivnun.server.file_use import find_use
 from kivnun.server.folders import PREFIXES, DataFolder
 from kivnun.server.idempotency import Creation, read_key
 from kivnun.server.limits import require_storage
-from kivnun.server.multipart import Form, ReceivedFile, receive_form
+from kivnun.server.multipart import Form, ReceivedFile, describe_form, receive_form
 from kivnun.server.pages import Order, list_object, page
 from kivnun.server.service import Service
 
@@ -85,7 +85,7 @@ def find_file(session: Session, caller: Caller, file_id: str) -> File:
     return file
 
 
-@router.post("/files")
+@router.post("/files", openapi_extra=describe_form("file", FIELDS))
 async def create_file(request: Request, caller: Writer, service: TheService) -> dict[str, Any]:
     """Keep a file: multipart, with `purpose`, `file`, and `expires_after` if it shall go by itself."""
     key = read_key(request)

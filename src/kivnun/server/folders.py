@@ -42,7 +42,7 @@ class DataFolder:
 
     def make(self) -> None:
         """Create what is not there yet; only the owner may read it."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.files, self.uploads, self.jobs, self.batches, self.logs):
             folder.mkdir(mode=0o700, exist_ok=True)
 

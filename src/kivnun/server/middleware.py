@@ -88,6 +88,9 @@ class RequestFrame:
         streams = _STREAMED.search(scope["path"]) is not None
         if kind.startswith("multipart/") and not streams:
             raise ApiError(415, f"Unsupported content type '{kind[:50]}': send application/json.")
+        encoding = headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise ApiError(415, f"Unsupported content encoding '{encoding[:50]}': send the body as it is.")
         length = headers.get("content-length", "0")
         limit = self._max_upload_bytes if streams else MAX_JSON_BYTES
         if length.isdecimal() and int(length[:20]) > limit:

@@ -7,7 +7,7 @@ Reference: RFC 7578.
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,19 @@ async def receive_form(
         _abandon(reader)
         raise
     return Form(reader.fields, ReceivedFile(writer.path, reader.filename, writer.num_bytes, sha256))
+
+
+def describe_form(file_field: str, fields: Sequence[str] = ()) -> dict[str, Any]:
+    """What `/openapi.json` says of a body that the framework does not read.
+
+    Args:
+        file_field: The name of the part that is the file.
+        fields: The names of the others.
+    """
+    properties: dict[str, Any] = {name: {"type": "string"} for name in fields}
+    properties[file_field] = {"type": "string", "format": "binary"}
+    schema = {"type": "object", "properties": properties, "required": [file_field]}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def _abandon(reader: _FormReader) -> None:

@@ -25,7 +25,7 @@ from kivnun.database.projects import ensure_defaults
 from kivnun.database.tables import ApiKey
 from kivnun.runs.atomic import write_atomic
 from kivnun.server.app import create_app
-from kivnun.server.binding import BACKLOG, listen, lock_data, require_safe
+from kivnun.server.binding import BACKLOG, listen, lock_data, require_models, require_safe
 from kivnun.server.counters import Counters
 from kivnun.server.folders import DataFolder
 from kivnun.server.late_pool import LatePool
@@ -79,9 +79,11 @@ def serve(settings: ServeSettings, *, log: Log, ready: Callable[[Listening], Non
         ready: Called once, when it answers.
 
     Raises:
-        UserError: `serve-unsafe`, `tls-invalid`, `server-running`, `address-taken`, or what the database raises.
+        UserError: `serve-unsafe`, `tls-invalid`, `model-missing`, `server-running`, `address-taken`, or what the
+            database raises.
     """
     require_safe(settings)
+    require_models(settings)
     folder = DataFolder(settings.data_dir)
     folder.make()
     with lock_data(folder), closing(listen(settings)) as listener, _open_service(settings, log) as service:

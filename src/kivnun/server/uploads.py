@@ -34,7 +34,7 @@ from kivnun.server.folders import PREFIXES, DataFolder
 from kivnun.server.idempotency import Creation, read_key
 from kivnun.server.joining import join_parts
 from kivnun.server.limits import require_storage
-from kivnun.server.multipart import ReceivedFile, receive_form
+from kivnun.server.multipart import ReceivedFile, describe_form, receive_form
 from kivnun.server.service import Service
 from kivnun.server.sweep import EXPIRED, PENDING, forget_parts
 
@@ -134,7 +134,7 @@ def create_upload(body: CreateUpload, request: Request, caller: Writer, service:
     return upload_object(upload)
 
 
-@router.post("/uploads/{upload_id}/parts")
+@router.post("/uploads/{upload_id}/parts", openapi_extra=describe_form("data"))
 async def create_part(upload_id: str, request: Request, caller: Writer, service: TheService) -> dict[str, Any]:
     """Keep one part: multipart, with `data`."""
     upload = await run_in_threadpool(_find_pending, service, caller, upload_id)

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -66,7 +67,8 @@ class Workers:
         self._stopping = True
         for process in self._processes.values():
             if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
 
     async def stop(self) -> None:
         """Wait until all have ended; those that take too long are killed, and lose what was not yet saved."""
@@ -89,7 +91,11 @@ class Workers:
         pause = FIRST_PAUSE_SECONDS
         while not self._stopping:
             began = time.monotonic()
-            status = await self._run(number)
+            try:
+                status = await self._run(number)
+            except OSError as error:
+                # No memory or no process is left for it now; there may be later.
+                status = str(error)
             if self._stopping:
                 return
             pause = FIRST_PAUSE_SECONDS if time.monotonic() - began > SOUND_SECONDS else pause
@@ -114,5 +120,6 @@ class Workers:
             )
         self._processes[number] = process
         if self._stopping:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                process.terminate()
         return await process.wait()
