@@ -72,6 +72,8 @@ from kivnun.search.plan import plan_search
 from kivnun.search.trials import Trial, require_same_search
 from kivnun.server.binding import listen, require_safe
 from kivnun.server.service import ServeSettings
+from kivnun.serving.json_schema import Grammars, json_source
+from kivnun.serving.text import vocabulary_of
 from kivnun.training.loop import fit, make_plan
 from kivnun.training.objectives.custom import load_custom
 from kivnun.training.optimizer import MasterWeights
@@ -349,6 +351,12 @@ def _recipe_invalid() -> None:
 def _run_folder_taken() -> None:
     _write("photos/summer.txt", "mine")
     open_run(Path("photos"))
+
+
+def _unsupported_schema() -> object:
+    tokenizer = train_tokenizer(["a"], 300)
+    grammars = Grammars(vocabulary_of(Encoder(tokenizer)).grammar_tokenizer)
+    return grammars.compile(json_source({"type": "object", "not": {}}), "response_format 'answer'")
 
 
 def _other_search() -> None:
@@ -704,6 +712,12 @@ NOTES: dict[str, ErrorNote] = {
     ),
     "sampling-invalid": ErrorNote(
         "Temperature 0 always takes the best token; about 0.7 is varied.", lambda: Sampling(temperature=-1)
+    ),
+    "schema-unsupported": ErrorNote(
+        "Answers are held to a schema token by token, for which all of it must be understood: types, properties, "
+        "required, items, enum, const, anyOf, $ref within the schema, and bounds of numbers, lengths and patterns. The "
+        "text tells the keyword; `not`, `if` and `uniqueItems` are none. A tool without `strict` may have them.",
+        _unsupported_schema,
     ),
     "search-differs": ErrorNote(
         "A folder holds one search, since values of different recipes, ranges or rows cannot be compared. Name another "

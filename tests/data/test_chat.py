@@ -111,7 +111,25 @@ def test_a_developer_turn_becomes_the_system_turn_of_a_template_that_knows_none(
     )
     for render_chat in (skips, refuses):
         assert render_conversation(row, render_chat)[0].text == "<system>Be brief.<user>hi"
-    assert render_conversation(row, template(""))[0].text.startswith("<developer>")
+    # A template that writes down any role has never shown its model this one.
+    assert render_conversation(row, template(""))[0].text.startswith("<system>Be brief.")
+
+
+def test_a_template_with_a_form_for_developers_keeps_their_turns() -> None:
+    row = Conversation(
+        (Message("developer", "Be brief.", trained=False), Message("user", "hi", trained=False),
+         Message("assistant", "ho", trained=True)), {}, "a:1",
+    )  # fmt: skip
+    marks = renderer(
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'developer' %}# Instructions: {% endif %}{{ m.content }}"
+        "{% endfor %}"
+    )
+    strict = renderer(
+        "{% for m in messages %}{% if m.role not in ['developer', 'user', 'assistant', 'system'] %}"
+        "{{ raise_exception('unknown role') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    assert render_conversation(row, marks)[0].text.startswith("<developer># Instructions: Be brief.")
+    assert render_conversation(row, strict)[0].text.startswith("<developer>Be brief.")
 
 
 def test_pictures_are_refused_with_a_way_out() -> None:

@@ -263,6 +263,17 @@ def test_more_rows_than_were_reserved_and_a_row_that_fills_the_context(rows):
         rows.end(row)
 
 
+def test_a_row_goes_on_when_others_make_its_memory_another_one(rows):
+    row = rows.begin()
+    rows.feed(row, [5, 6])
+    rows.step([row], [7])
+    others = [rows.begin() for _ in range(RESERVED_SLOTS)]
+    np.testing.assert_allclose(rows.step([row], [8])[0], alone(rows, [5, 6, 7, 8]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(rows.step([row], [9])[0], alone(rows, [5, 6, 7, 8, 9]), rtol=1e-4, atol=1e-4)
+    for each in (row, *others):
+        rows.end(each)
+
+
 def test_tokens_outside_the_vocabulary_are_refused(rows):
     row = rows.begin()
     for token in (-1, 512):

@@ -285,6 +285,14 @@ def test_models_that_keep_more_than_keys_and_values_are_refused():
         assert type(model).__name__ in caught.value.problem
 
 
+@pytest.mark.parametrize("token", [-1, 512])
+def test_a_token_that_the_model_does_not_have_is_refused(tiny_model, token: int):
+    rows = TorchRows(tiny_model)
+    with pytest.raises(UserError) as caught:
+        rows.feed(rows.begin(), [1, token])
+    assert caught.value.code == "prompt-invalid"
+
+
 def test_mistakes_of_the_caller_are_errors_of_the_program(tiny_folder, tiny_model, prompts):
     with pytest.raises(ValueError, match="eval mode"):
         TorchRows(LlamaForCausalLM.from_pretrained(tiny_folder).train())

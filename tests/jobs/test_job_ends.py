@@ -132,23 +132,22 @@ def test_no_path_of_the_server_is_told(text: str, clean: str) -> None:
     assert failures.without_paths(text, FOLDER) == clean
 
 
-def test_our_own_faults_are_told_without_their_traceback(tmp_path: Path) -> None:
+def test_our_own_faults_are_told_without_their_traceback() -> None:
     failure = {"code": "unexpected", "problem": f"KeyError: '{FOLDER}'"}
-    error = failures.explain(failure, tmp_path / "none", FOLDER)
+    error = failures.explain(failure, "", FOLDER)
     assert error.code == "server_error"
     assert "KeyError" not in error.message
     assert "/data" not in error.message
 
 
-def test_a_run_that_failed_before_its_log_began_is_read_from_what_it_printed(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text("error[old-code]: before\nsaid\nerror[model-missing]: there is no /srv/m/base\nhint: fetch it\n")
-    error = failures.explain(None, log, FOLDER)
+def test_a_run_that_failed_before_its_log_began_is_read_from_what_it_printed() -> None:
+    printed = "error[old-code]: before\nsaid\nerror[model-missing]: there is no /srv/m/base\nhint: fetch it\n"
+    error = failures.explain(None, printed, FOLDER)
     assert (error.code, error.message, error.param) == ("model_not_available", "there is no base", "model")
 
 
-def test_a_process_that_printed_no_error_failed_by_our_fault(tmp_path: Path) -> None:
-    assert failures.explain(None, tmp_path / "none", FOLDER).code == "server_error"
+def test_a_process_that_printed_no_error_failed_by_our_fault() -> None:
+    assert failures.explain(None, "Traceback ...", FOLDER).code == "server_error"
 
 
 def test_the_names_of_a_jobs_things_follow_from_its_own() -> None:

@@ -46,7 +46,15 @@ def test_what_it_prints_and_how_it_ends_are_kept(log: Path) -> None:
     process = start(log, "print('said'); raise SystemExit(7)")
     assert process.process.wait(20) == 7
     assert process.poll() == 7
-    assert log.read_text() == "said\n"
+    assert process.printed() == "said\n"
+
+
+def test_what_an_earlier_process_printed_is_not_taken_for_its_own(log: Path) -> None:
+    start(log, "print('before')").process.wait(20)
+    process = start(log, "print('now')")
+    process.process.wait(20)
+    assert process.printed() == "now\n"
+    assert log.read_text() == "before\nnow\n"
 
 
 def test_it_is_nice_to_the_server_and_the_first_to_go_where_memory_runs_out(log: Path) -> None:

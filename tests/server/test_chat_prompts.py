@@ -60,6 +60,14 @@ def test_a_prompt_is_what_the_template_writes_encoded_as_in_training() -> None:
     assert prompt.unused == ()
 
 
+def test_the_newer_word_for_the_system_asks_what_the_older_one_asks() -> None:
+    older, newer = (
+        render_messages(Model(), [Message(role, "Be kind.", trained=False), user("Hello")])
+        for role in ("system", "developer")
+    )
+    assert newer == older
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -75,6 +83,15 @@ def test_a_sign_in_a_users_text_stays_text(text: str) -> None:
     prompt = render_messages(Model(), [user(text)]).token_ids
     assert signs(prompt) == signs(plain)
     assert text in read(prompt)
+
+
+def test_a_sign_that_another_one_hid_stays_text_too() -> None:
+    tokenizer = train_tokenizer(["Hello"], 300)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[[a]", "[a]]"]})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    prompt = render_messages(Model(encoder=Encoder(tokenizer)), [user("[[a]]")])
+    assert not set(prompt.token_ids) & set(tokenizer.convert_tokens_to_ids(["[[a]", "[a]]"]))
+    assert tokenizer.decode(list(prompt.token_ids)) == "[[a]]"
 
 
 def test_signs_stay_text_wherever_a_client_may_write_them() -> None:
@@ -181,7 +198,7 @@ def test_messages_in_all_their_forms_are_conversations() -> None:
         ]
     )
     assert [(message.role, message.content) for message in told] == [
-        ("system", "a"),
+        ("developer", "a"),
         ("assistant", ""),
         ("tool", "bc"),
         ("assistant", "no"),

@@ -171,6 +171,18 @@ def test_a_name_is_only_text(server: RunningServer, client: OpenAI, name: str) -
     assert DataFolder(server.data_dir).file(file.id).read_bytes() == b"{}"
 
 
+def test_a_file_whose_end_is_missing_is_not_kept(server: RunningServer) -> None:
+    whole = (
+        b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n--x--\r\n'
+    )
+    headers = {**server.headers, "content-type": "multipart/form-data; boundary=x"}
+    for missing, status in ((0, 200), (5, 400), (8, 400)):
+        reply = httpx.post(f"{server.base_url}/files", headers=headers, content=whole[: len(whole) - missing])
+        assert reply.status_code == status
+    assert left_over(server) == []
+
+
 def test_a_name_that_is_too_long_is_refused(client: OpenAI) -> None:
     assert refused(lambda: client.files.create(file=("x" * 513, b"{}"), purpose="fine-tune"))["param"] == "filename"
 

@@ -25,7 +25,7 @@ from kivnun.server.errors import ApiError
 from kivnun.server.vertex_content import GenerateContent, to_chat
 from kivnun.server.vertex_shapes import TuningJob
 
-SECONDS = 180
+SECONDS = 300
 PLACE = "projects/p/locations/us-central1"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -96,9 +96,10 @@ def working(server: RunningServer) -> Iterator[None]:
     """A worker that does not stand back behind other programs, as those that a server starts do."""
     flags = ["--data-dir", str(server.data_dir), "--settings", str(server.data_dir / "settings.json"), "--nice", "0"]
     with subprocess.Popen([sys.executable, "-m", "kivnun.jobs", *flags]) as process:
-        yield
-        process.terminate()
-        process.wait(SECONDS)
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +341,12 @@ def test_what_is_wrong_is_told_in_googles_envelope(
     assert set(reply.json()) == {"error"}
     assert (reply.json()["error"]["code"], reply.json()["error"]["status"]) == (code, status)
     assert reply.json()["error"]["message"]
+    no_json = httpx.post(
+        f"{google_server.base_url}/{PLACE}/{path}",
+        content=b"{",
+        headers={**google_server.headers, "content-type": "application/json"},
+    )
+    assert no_json.json()["error"]["status"] == "INVALID_ARGUMENT"
 
 
 def test_a_key_is_needed_in_either_of_two_headers(google_server: RunningServer):

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -181,6 +182,29 @@ def test_adapters_go_before_their_base_and_come_back(logged, tiny_folder, two_ad
         assert answer(pool.open(address), prompts[1]) == answer_alone(tiny_folder, address.tuned, prompts[1])
     assert [each["adapter"] for each in events(logged, "model_evicted")] == [str(one.tuned), str(two.tuned)]
     assert len(events(logged, "model_loaded")) == 1
+    pool.close()
+
+
+def test_many_who_want_more_models_than_fit_are_all_answered_in_the_end(folders, two_adapters, prompts):
+    size = count_weights(folders[0]) * 4
+    pool = ModelPool(memory_bytes=int(3.2 * size))
+    addresses = [*[ModelAddress(str(each)) for each in folders], ModelAddress(str(folders[0]), two_adapters["one"])]
+    wanted = [answer_alone(Path(each.base), each.tuned, prompts[1]) for each in addresses]
+
+    def insist(number: int) -> None:
+        for _ in range(400):
+            try:
+                found = answer(pool.open(addresses[number % 4]), prompts[1])
+            except BusyError:
+                time.sleep(0.01)
+            else:
+                assert found == wanted[number % 4]
+                return
+        raise AssertionError("never answered")
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(insist, range(40)))
+    assert pool.facts().running == 0
     pool.close()
 
 

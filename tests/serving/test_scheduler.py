@@ -338,6 +338,28 @@ def test_short_memory_lets_fewer_answers_run_at_once_and_none_starve(scheduler, 
     assert max(num_rows for num_rows, _ in gate.shapes) <= 4
 
 
+def test_answers_that_outgrow_the_memory_take_turns_by_age_and_come_to_their_end(scheduler, long_folder):
+    rows = TorchRows(load_tiny_llama(long_folder), name="long")
+    lane, gate = scheduler.add(rows), Gate(rows)
+    scheduler.share_memory(row_bytes=rows.bytes_per_token * 4 * 530, prefix_bytes=0)
+    heard, order = [Heard() for _ in range(4)], []
+    for number, ears in enumerate(heard):
+
+        def receive(told, number=number, ears=ears) -> None:
+            if not isinstance(told, Token):
+                order.append(number)
+            ears(told)
+
+        scheduler.ask(lane, None, ask_for([5 + number, 6], 700), receive)
+    for ears in heard:
+        assert len(ears.wait().tokens) == 700
+    assert order == [0, 1, 2, 3]
+    assert max(num_rows for num_rows, _ in gate.shapes) == 4
+    assert (1, 1) in gate.shapes
+    for number, ears in enumerate(heard):
+        assert ears.tokens == answer_alone(rows, [5 + number, 6], 700)
+
+
 def test_adapters_are_retired_only_when_nobody_is_answered_with_them(scheduler, rows, prompts):
     lane, heard = scheduler.add(rows), Heard()
     scheduler.ask(lane, "one", ask_for(prompts[0], 40), heard)

@@ -99,7 +99,7 @@ def choose_turns(conversation: Conversation, render_chat: RenderChat) -> list[Tu
             hint="take rows with pictures out, or train them with a service that reads pictures",
         )
     problems: list[str] = []
-    for spelling in _spellings_of(conversation):
+    for spelling in _spellings_of(conversation, render_chat):
         turns = [_write_turn(message, spelling) for message in conversation.messages]
         try:
             lost = list(_find_lost(conversation, turns, render_chat))
@@ -150,13 +150,33 @@ def _is_plain(message: Message) -> bool:
     )
 
 
-def _spellings_of(conversation: Conversation) -> Iterator[_Spelling]:
+def _spellings_of(conversation: Conversation, render_chat: RenderChat) -> Iterator[_Spelling]:
     """The spellings that make a difference to a row, the likeliest first."""
     has_calls = any(message.tool_calls for message in conversation.messages)
-    has_developer = any(message.role == "developer" for message in conversation.messages)
-    for role in ("developer", "system") if has_developer else ("developer",):
+    roles = ("developer",)
+    if any(message.role == "developer" for message in conversation.messages):
+        roles = ("developer", "system") if _knows_developer(render_chat) else ("system", "developer")
+    for role in roles:
         for spelling in _SPELLINGS if has_calls else _SPELLINGS[:1]:
             yield _Spelling(spelling.arguments_as_text, spelling.leave_out_content, role)
+
+
+def _knows_developer(render_chat: RenderChat) -> bool:
+    """Whether a template has a form of its own for developer turns.
+
+    One that writes down any role alike has never shown its model this one: there the turn is written as the system's,
+    so that rows and requests with either word, which mean the same, are the same prompt.
+    """
+
+    def shown(role: str) -> str:
+        turns = [{"role": role, "content": "x"}, {"role": "user", "content": "x"}]
+        return render_chat(turns, CLOSED, ()).replace(role, "*")
+
+    try:
+        return shown("developer") != shown("stranger")
+    except _REFUSALS:
+        # Who refuses strangers and not developers knows them; who refuses both is tried in either case.
+        return True
 
 
 def _write_turn(message: Message, spelling: _Spelling) -> Turn:

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from kivnun.errors import UserError
 from kivnun.generation.adapter_list import unknown_adapter
@@ -110,6 +110,7 @@ class TorchRows:
         self._adapters = adapters
         # A few architectures have no position ids; asked once, at the foreign border.
         self._model_inputs = frozenset(inspect.signature(model.forward).parameters)
+        self._num_tokens = len(cast("nn.Embedding", model.get_input_embeddings()).weight)
         virtual = virtual_tokens_of(model)
         self._num_virtual = 0 if virtual is None else virtual.num_tokens
         self._batch = RowBatch(empty_cache(model), [])
@@ -189,12 +190,16 @@ class TorchRows:
             Finite logits after the last of them, shape (V,), or after each, shape (tokens, V).
 
         Raises:
-            UserError: logits-not-finite.
+            UserError: logits-not-finite, prompt-invalid for a token that there is not.
         """
         own = cast("TorchRow", row)
         if own.cache is None:
             raise ValueError("a row that takes part in steps is fed by them")
         count = len(token_ids)
+        # On a GPU such a token would be the end of every answer, not of this one alone.
+        if not 0 <= min(token_ids) <= max(token_ids) < self._num_tokens:
+            problem = f"a prompt holds a token that {self.name} does not have; it has 0 to {self._num_tokens - 1}"
+            raise UserError("prompt-invalid", problem, hint="encode the prompt with this model's own tokenizer")
         positions = torch.arange(own.num_tokens, own.num_tokens + count, device=self._model.device)
         mask = torch.ones(1, own.num_tokens + count, dtype=torch.long, device=self._model.device)
         ids = torch.tensor([token_ids], device=self._model.device)

@@ -12,39 +12,34 @@ LOST = "too_many_attempts"
 SERVER_ERROR = "server_error"
 MEMORY = "out_of_memory"
 RUN_LOCKED = "run-locked"
-_TAIL_BYTES = 16_384
 _PRINTED = re.compile(r"^error\[([a-z-]+)\]: (.+)$", re.MULTILINE)
 _PATH = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\"`,;)]+/)*([^\s/:'\"`,;)]+)")
 
 
-def explain(failure: Fields | None, log: Path, folder: Path) -> JobError:
+def explain(failure: Fields | None, printed: str, folder: Path) -> JobError:
     """What a run that failed says for itself: in its log of events, or on its standard error where it had none yet.
 
     Args:
         failure: Its `run_failed` event.
-        log: What it printed.
+        printed: What it printed.
         folder: The job's.
     """
-    code, problem = printed_error(log) if failure is None else (str(failure.get("code")), str(failure.get("problem")))
+    code, problem = printed_error(printed)
+    if failure is not None:
+        code, problem = str(failure.get("code")), str(failure.get("problem"))
     if code == UNEXPECTED:
         words = "The training failed unexpectedly; whoever runs the server finds the reason in the job's log"
         return JobError(SERVER_ERROR, words)
-    error = describe_failure(code, without_paths(problem, folder))
-    return JobError(error.code, error.message, error.param, error.problems)
+    return describe_failure(code, without_paths(problem, folder))
 
 
-def printed_error(log: Path) -> tuple[str, str]:
+def printed_error(printed: str) -> tuple[str, str]:
     """Code and problem of the last error that a command printed; `unexpected` where it printed none.
 
     Args:
-        log: What it printed.
+        printed: What it printed.
     """
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            found = _PRINTED.findall(file.read().decode("utf-8", "replace"))
-    except FileNotFoundError:
-        found = []
+    found = _PRINTED.findall(printed)
     return found[-1] if found else (UNEXPECTED, "")
 
 

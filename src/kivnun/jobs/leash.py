@@ -19,6 +19,7 @@ import psutil
 
 MARK = "KIVNUN_JOB"
 NICENESS = 5
+_TAIL_BYTES = 16_384
 _OOM_SCORE = 900
 """Where memory runs out, Linux ends these first, and not the server."""
 # Runs before the real program, in a process that has no threads: nothing of the worker's own is touched after a fork.
@@ -51,10 +52,20 @@ class Leashed:
     Attributes:
         process: The first of its group.
         mark: What all of its group have in their environment.
+        log: Takes what it prints.
+        log_start: Where in the log that begins.
     """
 
     process: "subprocess.Popen[bytes]"
     mark: str
+    log: Path
+    log_start: int
+
+    def printed(self) -> str:
+        """The end of what it printed."""
+        with self.log.open("rb") as file:
+            file.seek(max(self.log_start, self.log.stat().st_size - _TAIL_BYTES))
+            return file.read().decode("utf-8", "replace")
 
     def poll(self) -> int | None:
         """Its exit status, negative for a signal; None while it lives."""
@@ -103,7 +114,8 @@ def start(
     """
     command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(niceness), str(_OOM_SCORE)]
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603
+        log_start = log.stat().st_size
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules, no shell
             [*command, sys.executable, *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -112,7 +124,7 @@ def start(
             env={**os.environ, **(environment or {}), MARK: mark},
             process_group=0,
         )
-    return Leashed(process, mark)
+    return Leashed(process, mark, log, log_start)
 
 
 def kill_marked(mark: str, *, wait_seconds: float = 5.0) -> int:

@@ -118,7 +118,7 @@ def _validate(work: Work, job: FineTuningJob) -> None:
     elif isinstance(answer, Prepared):
         _queue(work, job.id, answer)
     else:
-        _explain_end(work, job.id, ended, None)
+        _explain_end(work, job.id, ended, process, None)
 
 
 def _queue(work: Work, job_id: str, prepared: Prepared) -> None:
@@ -155,29 +155,28 @@ def _train(work: Work, job: FineTuningJob, follower: Follower, environment: Mapp
     elif ended.why and ended.why != "memory":
         _settle(work, job.id)
     else:
-        _explain_end(work, job.id, ended, follower)
+        _explain_end(work, job.id, ended, process, follower)
 
 
-def _explain_end(work: Work, job_id: str, ended: Ended, follower: Follower | None) -> None:
+def _explain_end(work: Work, job_id: str, ended: Ended, process: leash.Leashed, follower: Follower | None) -> None:
     """A process ended that nobody asked to: it is tried again where that may help, or the job fails."""
-    folder = work.folder(job_id)
     failure = follower.failure if follower is not None else None
     if ended.why == "memory":
         fail(work, job_id, failures.too_large(work.room.limit_bytes))
-    elif ended.status in _INTERRUPTED or _is_locked(work, job_id, ended):
+    elif ended.status in _INTERRUPTED or _is_locked(process, ended):
         _give_back(work, job_id)
     elif ended.status < 0 or ended.status > 128:
         attempts = give_up_or_retry(work, job_id, failures.crashed(ended.status, MOST_ATTEMPTS // CRASH))
         work.log("job_crashed", {"job": job_id, "status": ended.status, "attempts": attempts})
     else:
-        fail(work, job_id, failures.explain(failure, folder / LOG_NAME, folder))
+        fail(work, job_id, failures.explain(failure, process.printed(), work.folder(job_id)))
     if follower is not None:
         _clean_ended(work, job_id)
 
 
-def _is_locked(work: Work, job_id: str, ended: Ended) -> bool:
+def _is_locked(process: leash.Leashed, ended: Ended) -> bool:
     """Whether the run could not begin because what is left of an earlier one had not ended yet."""
-    code, _ = failures.printed_error(work.folder(job_id) / LOG_NAME)
+    code, _ = failures.printed_error(process.printed())
     return ended.status > 0 and code == failures.RUN_LOCKED
 
 

@@ -111,11 +111,12 @@ async def find_caller(request: Request) -> Caller:
     caller = known.find(secret)
     if caller is not None:
         return caller
+    began = known.now()
     found = await run_in_threadpool(_look_up, service.database, secret)
     if found is None:
         raise ApiError(401, UNKNOWN_KEY.format(shown=mask_secret(secret)), code="invalid_api_key")
     caller, seconds = found
-    known.remember(secret, caller, seconds)
+    known.remember(secret, caller, began, seconds)
     return caller
 
 

@@ -30,7 +30,7 @@ Content = str | Parts
 
 
 class SystemMessage(RequestBody):
-    """What the model is told about itself; `developer` is the newer word for it."""
+    """What the model is told about itself; `developer`, the newer word, is written as in the rows of a training."""
 
     role: Literal["system", "developer"]
     content: Content
@@ -128,7 +128,7 @@ def to_conversation(messages: Sequence[ChatMessage]) -> list[Message]:
 
 def _to_message(message: ChatMessage, where: str) -> Message:
     if isinstance(message, SystemMessage):
-        return Message("system", join_parts(message.content), trained=False, name=message.name or "")
+        return Message(message.role, join_parts(message.content), trained=False, name=message.name or "")
     if isinstance(message, UserMessage):
         return Message("user", join_parts(message.content), trained=False, name=message.name or "")
     if isinstance(message, AssistantMessage):

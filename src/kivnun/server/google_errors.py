@@ -3,6 +3,7 @@
 Reference: google.rpc.Status and google.rpc.Code (github.com/googleapis/googleapis, google/rpc).
 """
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,7 @@ STATUS = {
     503: "UNAVAILABLE",
     507: "RESOURCE_EXHAUSTED",
 }
+_ADDRESS = re.compile(r"/v1(beta1)?/projects/[^/]+/locations/")
 # What is right in itself and wrong in the state that something is in.
 _PRECONDITIONS = frozenset({"invalid_job_state"})
 FAILED_CODE = 3
@@ -43,6 +45,17 @@ def google_error(error: ApiError) -> dict[str, Any]:
     return {"error": {"code": error.status, "message": error.message, "status": status}}
 
 
+def reply_to(path: str, error: ApiError) -> JSONResponse:
+    """An error in the envelope of its address.
+
+    Args:
+        path: Of the request.
+        error: What is told.
+    """
+    told = google_error(error) if _ADDRESS.match(path) else error.to_json()
+    return JSONResponse(told, error.status, headers=error.headers)
+
+
 class GoogleRoute(APIRoute):
     """A route that answers every error in Google's envelope."""
 
@@ -59,6 +72,6 @@ class GoogleRoute(APIRoute):
                 told = to_api_error(error)
                 if told.status == 500:
                     log_failure(error, getattr(request.state, "request_id", ""))
-                return JSONResponse(google_error(told), told.status, headers=told.headers)
+                return reply_to(request.url.path, told)
 
         return answer

@@ -32,11 +32,22 @@ class KnownKeys:
             caller, until = self._callers.get(hash_secret(secret), (None, 0.0))
         return caller if self._clock() < until else None
 
-    def remember(self, secret: str, caller: "Caller", seconds: float = SECONDS) -> None:
-        """Keep a caller for a moment, or for less where the key ends before that."""
+    def now(self) -> float:
+        """The moment that a lookup begins at: what it finds may be old by the time that it ends."""
+        return self._clock()
+
+    def remember(self, secret: str, caller: "Caller", since: float, seconds: float = SECONDS) -> None:
+        """Keep a caller for a moment, or for less where the key ends before that.
+
+        Args:
+            secret: What the caller came with.
+            caller: Who it is.
+            since: When the lookup began.
+            seconds: How long the key was still good for then.
+        """
         now = self._clock()
         with self._lock:
             if len(self._callers) >= MAX_KEYS:
                 self._callers = {key: known for key, known in self._callers.items() if known[1] > now}
             if len(self._callers) < MAX_KEYS:
-                self._callers[hash_secret(secret)] = (caller, now + min(seconds, SECONDS))
+                self._callers[hash_secret(secret)] = (caller, since + min(seconds, SECONDS))

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kivnun.server.bodies import MAX_JSON_BYTES, check_json
 from kivnun.server.counters import Counters
 from kivnun.server.errors import ApiError, log_failure, to_api_error
+from kivnun.server.google_errors import reply_to
 
 API_VERSION = "2020-10-01"
 BODY_IDLE_SECONDS = 60.0
@@ -76,7 +77,7 @@ class RequestFrame:
             if told.status == 500:
                 log_failure(error, answer.request_id)
             if not answer.status:
-                await told.to_response()(scope, receive, answer)
+                await reply_to(scope["path"], told)(scope, receive, answer)
 
     def _check_head(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -118,7 +118,7 @@ def _read_format(config: GenerationConfig) -> dict[str, Any] | None:
 
 
 def _read_schema(schema: Any) -> Any:
-    """Google's schema as JSON Schema: types in small letters, `nullable` as a type, and no properties beside its own."""
+    """Google's schema as JSON Schema: types in small letters, `nullable` as a type, no properties but its own."""
     if isinstance(schema, list):
         return [_read_schema(each) for each in schema]
     if not isinstance(schema, dict):

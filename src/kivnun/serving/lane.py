@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,19 @@ FEWEST_TOKENS = 64
 # Logits of every token of the prompt take memory.
 MOST_TOLD_TOKENS = 64
 PAUSE_SECONDS = 0.1
+EXPECTED_TOKENS = 512
+
+
+class Memory(Protocol):
+    """What memory there is for the rows of all models."""
+
+    def may_start(self, lane: "Lane", answer: "Answer") -> bool:
+        """Whether there is some for one more row."""
+        ...
+
+    def is_short(self) -> bool:
+        """Whether the rows take more than there is for them."""
+        ...
 
 
 @dataclass(eq=False)
@@ -31,6 +44,7 @@ class Answer:
     """An answer that waits or is being computed.
 
     Attributes:
+        number: In the order of asking.
         adapter: What it is answered with.
         asked: What the client wants.
         receive: Takes its tokens.
@@ -45,6 +59,7 @@ class Answer:
         has_ended: Whether its client was told the end.
     """
 
+    number: int
     adapter: str | None
     asked: Asked
     receive: Receive
@@ -70,9 +85,15 @@ class Answer:
             self.wake()
 
     @property
-    def most_tokens(self) -> int:
-        """Tokens that its row may come to hold."""
-        return len(self.asked.prompt_ids) + self.room
+    def held_tokens(self) -> int:
+        """Tokens that its row holds."""
+        return 0 if self.row is None else self.row.num_tokens
+
+    @property
+    def expected_tokens(self) -> int:
+        """Tokens that its row is expected to hold; few answers use all the room that they have."""
+        prompt_tokens = len(self.asked.prompt_ids)
+        return max(self.held_tokens, prompt_tokens + min(self.room, EXPECTED_TOKENS))
 
 
 @dataclass
@@ -115,32 +136,41 @@ class Lane:
         return len(self.running) + (self.reading is not None)
 
     @property
-    def row_bytes(self) -> int:
-        """Memory that the rows may come to need."""
-        active = [*self.running, *([self.reading] if self.reading else [])]
-        return sum(answer.most_tokens for answer in active) * self.model.bytes_per_token
+    def held_bytes(self) -> int:
+        """Memory that the rows take."""
+        return sum(answer.held_tokens for answer in self._active) * self.model.bytes_per_token
+
+    @property
+    def expected_bytes(self) -> int:
+        """Memory that the rows are expected to take before they end."""
+        return sum(answer.expected_tokens for answer in self._active) * self.model.bytes_per_token
+
+    @property
+    def _active(self) -> list[Answer]:
+        return [*self.running, *([self.reading] if self.reading else [])]
 
     @property
     def has_work(self) -> bool:
         """Whether a turn would do something, unless memory is short."""
         return bool(self.running or self.reading or self.waiting)
 
-    def turn(self, may_start: Callable[[Answer], bool], delivered: Callable[[], None]) -> bool:
+    def turn(self, memory: "Memory", delivered: Callable[[], None]) -> bool:
         """Read prompts for a while, then give every running answer one token.
 
         Args:
-            may_start: Whether there is memory for one more.
+            memory: What there is for rows.
             delivered: Called when first tokens have been told, and before the step, so that they need not wait for it.
 
         Returns:
             Whether anything was done.
         """
         dropped = self._drop_cancelled()
-        was_reading = self._read_prompts(may_start)
+        was_reading = self._read_prompts(memory)
         if was_reading or dropped:
             delivered()
         if self.running:
-            self._step()
+            # Where memory is short, the oldest goes on and the others wait with what they hold, until one has ended.
+            self._step([min(self.running, key=lambda each: each.number)] if memory.is_short() else list(self.running))
             return True
         return was_reading or dropped
 
@@ -171,7 +201,7 @@ class Lane:
             self._end(answer, "cancelled")
         return bool(cancelled)
 
-    def _read_prompts(self, may_start: Callable[[Answer], bool]) -> bool:
+    def _read_prompts(self, memory: "Memory") -> bool:
         """Feed prompts for about as long as a step takes; for longer where nobody waits for one."""
         budget = MOST_TOKENS
         if self.running:
@@ -180,7 +210,7 @@ class Lane:
         did = False
         while budget > 0:
             if self.reading is None:
-                if not self.waiting or self.num_active >= self.max_rows or not may_start(self.waiting[0]):
+                if not self.waiting or self.num_active >= self.max_rows or not memory.may_start(self, self.waiting[0]):
                     break
                 self.reading = self.waiting.popleft()
             did = True
@@ -205,7 +235,7 @@ class Lane:
                 return 1
         assert answer.row is not None  # noqa: S101 - begun above
         tells = answer.asked.tell_prompt
-        count = min(budget, len(prompt) - answer.fed, MOST_TOLD_TOKENS if tells else MOST_TOKENS)
+        count = min(budget, len(prompt) - answer.fed, MOST_TOLD_TOKENS if tells else budget)
         piece = prompt[answer.fed : answer.fed + count]
         started = time.perf_counter()
         logits = self.model.feed(answer.row, piece, every=tells)
@@ -217,7 +247,8 @@ class Lane:
             last_V = logits[-1] if tells else logits
             self.prefixes.keep(self.number, self.model, answer.row, prompt, last_V)
             self._start_running(answer, last_V)
-        return count
+        # However short a piece is, the model's weights are read for it.
+        return max(count, FEWEST_TOKENS // 2)
 
     def _begin(self, answer: Answer) -> NDArray[np.float32] | None:
         """Give an answer its row, with what is kept of its prompt; the logits if that is all of it."""
@@ -255,18 +286,17 @@ class Lane:
         if self._take(answer, chosen, logits_V):
             self.running.append(answer)
 
-    def _step(self) -> None:
-        """One token for every running answer."""
+    def _step(self, answers: Sequence[Answer]) -> None:
+        """One token for each of some running answers."""
         started = time.perf_counter()
-        answers = list(self.running)
         try:
             rows = [answer.row for answer in answers if answer.row is not None]
             logits_BV = self.model.step(rows, [answer.token for answer in answers])
             chosen = choose_tokens(logits_BV, [answer.chooser for answer in answers])
         except Exception as error:  # noqa: BLE001 - these rows end with it; the thread and the other models go on
-            self.running = []
             told = as_user_error(error, self.model.name, self.log)
             for answer in answers:
+                self._remove(answer)
                 self._finish(answer, told)
             return
         self._step_seconds += 0.3 * (time.perf_counter() - started - self._step_seconds)

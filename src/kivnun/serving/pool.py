@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -89,20 +90,36 @@ class _Base:
     opening: Opening
     rows: RowModel
     lane: Lane
+    weight_bytes: int
     load_seconds: float
     models: dict[ModelAddress, "OpenModel"] = field(default_factory=dict[ModelAddress, "OpenModel"])
     adapter_bytes: dict[str, int] = field(default_factory=dict[str, int])
     adapter_seconds: dict[str, float] = field(default_factory=dict[str, float])
-    pins: int = 0
+    # Those that are opening the base or an adapter of it, by adapter: what they found must not go meanwhile.
+    pins: Counter[str | None] = field(default_factory=Counter[str | None])
     adding: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def num_bytes(self) -> int:
-        return self.rows.num_bytes + sum(self.adapter_bytes.values())
+        return self.weight_bytes + sum(self.adapter_bytes.values())
 
     @property
     def last_used(self) -> float:
         return max((model.last_used for model in self.models.values()), default=0.0)
+
+    def facts(self) -> ModelFacts:
+        """What is told of it."""
+        dtype = self.opening.dtype
+        return ModelFacts(
+            self.rows.name,
+            self.opening.address.engine,
+            "as exported" if dtype is None else str(dtype).removeprefix("torch."),
+            self.num_bytes,
+            round(self.load_seconds, 3),
+            tuple((name, round(1000 * seconds, 1)) for name, seconds in self.adapter_seconds.items()),
+            self.lane.num_active,
+            len(self.lane.waiting),
+        )
 
     def used_at(self, adapter: str) -> float:
         """When an adapter was last used."""
@@ -207,6 +224,9 @@ class ModelPool:
         if found is not None:
             return found
         with self._lock:
+            base = self._by_address.get(address)
+            if base is not None:
+                return base.models[address]
             future = self._opening.get(address)
             is_mine = future is None
             if future is None:
@@ -226,20 +246,7 @@ class ModelPool:
     def facts(self) -> PoolFacts:
         """What is in memory, and who waits."""
         with self._lock:
-            bases = list(self._bases.values())
-        models = tuple(
-            ModelFacts(
-                base.rows.name,
-                base.opening.address.engine,
-                "as exported" if base.opening.dtype is None else str(base.opening.dtype).removeprefix("torch."),
-                base.num_bytes,
-                round(base.load_seconds, 3),
-                tuple((name, round(1000 * seconds, 1)) for name, seconds in base.adapter_seconds.items()),
-                base.lane.num_active,
-                len(base.lane.waiting),
-            )
-            for base in bases
-        )
+            models = tuple(base.facts() for base in self._bases.values())
         return PoolFacts(
             models,
             sum(model.running for model in models),
@@ -270,7 +277,7 @@ class ModelPool:
                 self._by_address[address] = base
         finally:
             with self._lock:
-                base.pins -= 1
+                base.pins[opening.adapter] -= 1
         return model
 
     def _find_base(self, address: ModelAddress) -> Path:
@@ -286,25 +293,30 @@ class ModelPool:
 
     def _pin(self, opening: Opening) -> _Base:
         """What is loaded for an address; it stays until its pin is taken off."""
-        with self._lock:
-            base = self._bases.get(opening.key)
-            if base is not None:
-                base.pins += 1
-                return base
+        base = self._pin_loaded(opening)
+        if base is not None:
+            return base
         with self._making_room:
-            with self._lock:
-                base = self._bases.get(opening.key)
-                if base is not None:
-                    base.pins += 1
-                    return base
+            base = self._pin_loaded(opening)
+            if base is not None:
+                return base
             self._make_room(opening.num_bytes, opening.name)
             started = time.perf_counter()
             rows = load_rows(opening)
-            base = _Base(opening, rows, self._scheduler.add(rows), time.perf_counter() - started, pins=1)
+            seconds = time.perf_counter() - started
+            base = _Base(opening, rows, self._scheduler.add(rows), rows.num_bytes, seconds)
             with self._lock:
+                base.pins[opening.adapter] += 1
                 self._bases[opening.key] = base
             self._share_memory()
-        self._log("model_loaded", {"model": rows.name, "bytes": rows.num_bytes, "seconds": base.load_seconds})
+        self._log("model_loaded", {"model": rows.name, "bytes": base.weight_bytes, "seconds": seconds})
+        return base
+
+    def _pin_loaded(self, opening: Opening) -> _Base | None:
+        with self._lock:
+            base = self._bases.get(opening.key)
+            if base is not None:
+                base.pins[opening.adapter] += 1
         return base
 
     def _add_adapter(self, base: _Base, adapter: str, address: ModelAddress) -> None:
@@ -315,6 +327,9 @@ class ModelPool:
             # Its matrices, and once more where they stand beside those of others.
             num_bytes = 2 * sum(path.stat().st_size for path in Path(adapter).glob("*.safetensors"))
             with self._making_room:
+                # One that was about to go stays where it was asked for after all.
+                if adapter in base.adapter_bytes:
+                    return
                 self._make_room(num_bytes, base.rows.name)
             self._scheduler.call(lambda: base.rows.add_adapter(adapter, adapter))
             self._scheduler.restore(base.lane, adapter)
@@ -346,32 +361,39 @@ class ModelPool:
         with self._lock:
             found: list[tuple[float, _Base, str | None]] = []
             for base in self._bases.values():
-                if base.pins == 0:
-                    found.append((base.last_used, base, None))
-                # One that was never used is just being opened.
-                used = ((base.used_at(adapter), adapter) for adapter in base.adapter_bytes)
-                found += [(when, base, adapter) for when, adapter in used if when]
+                found.append((base.last_used, base, None))
+                found += [(base.used_at(adapter), base, adapter) for adapter in base.adapter_bytes]
         # Of a base and its latest adapter, which were used at the same time, the adapter goes first.
-        return any(
-            self._evict(base, adapter)
-            for _, base, adapter in sorted(found, key=lambda each: (each[0], each[2] is None))
-        )
+        found.sort(key=lambda each: (each[0], each[2] is None))
+        return any(self._evict(base, adapter) for _, base, adapter in found)
 
     def _evict(self, base: _Base, adapter: str | None) -> bool:
-        """Forget a base, or one of its adapters; False where it is asked right now."""
-        if not self._scheduler.retire(base.lane, adapter):
-            return False
+        """Forget a base, or one of its adapters; False where it is opened or asked right now."""
         with self._lock:
-            for address in [each for each in base.models if adapter is None or str(each.tuned) == adapter]:
-                del base.models[address]
-                self._by_address.pop(address, None)
+            if base.pins.total() if adapter is None else base.pins[adapter]:
+                return False
+            # Out of sight first, so that nobody finds what is about to go.
+            hidden = {each: model for each, model in base.models.items() if adapter in (None, str(each.tuned))}
+            for address in hidden:
+                del base.models[address], self._by_address[address]
+            num_bytes = 0 if adapter is None else base.adapter_bytes.pop(adapter)
             if adapter is None:
-                self._bases = {key: each for key, each in self._bases.items() if each is not base}
-            else:
-                del base.adapter_bytes[adapter], base.adapter_seconds[adapter]
-        self._share_memory()
-        self._log("model_evicted", {"model": base.rows.name, "adapter": adapter})
-        return True
+                del self._bases[base.opening.key]
+        is_gone = self._scheduler.retire(base.lane, adapter)
+        with self._lock:
+            if is_gone and adapter is not None:
+                del base.adapter_seconds[adapter]
+            if not is_gone:
+                base.models.update(hidden)
+                self._by_address.update(dict.fromkeys(hidden, base))
+                if adapter is None:
+                    self._bases[base.opening.key] = base
+                else:
+                    base.adapter_bytes[adapter] = num_bytes
+        if is_gone:
+            self._share_memory()
+            self._log("model_evicted", {"model": base.rows.name, "adapter": adapter})
+        return is_gone
 
     def _share_memory(self) -> None:
         """What weights leave is for the caches."""

@@ -5,6 +5,7 @@ the next step. Long prompts are read in pieces between steps, so that answers on
 turns by the time that they used. Whatever fails ends the answers that it concerns; the thread goes on.
 """
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -42,6 +43,7 @@ class Scheduler:
         self._max_rows, self._max_waiting, self._log = max_rows, max_waiting, log
         self._lanes: list[Lane] = []
         self._num_lanes = 0
+        self._numbers = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
         self._after_step: dict[Callable[[], None], None] = {}
         self._ends: deque[float] = deque(maxlen=REMEMBERED_ENDS)
@@ -158,7 +160,7 @@ class Scheduler:
         room = 0
         if asked.max_new_tokens:
             room = answer_room(len(asked.prompt_ids), max_new_tokens=asked.max_new_tokens, context_tokens=context)
-        answer = Answer(adapter, asked, receive, room, self._wake)
+        answer = Answer(next(self._numbers), adapter, asked, receive, room, self._wake)
         with self._changed:
             if self._closed or not lane.retired.isdisjoint((adapter, None)):
                 raise BusyError(SHORTEST_WAIT_SECONDS)
@@ -181,6 +183,22 @@ class Scheduler:
             function: Returns at once; given twice, it is called once.
         """
         self._after_step[function] = None
+
+    def may_start(self, lane: Lane, answer: Answer) -> bool:
+        """Whether there is memory for one more row; each model may have one in any case.
+
+        Args:
+            lane: The model.
+            answer: What would start.
+        """
+        if lane.num_active == 0:
+            return True
+        taken = sum(each.expected_bytes for each in self.lanes)
+        return taken + answer.expected_tokens * lane.model.bytes_per_token <= self._row_bytes
+
+    def is_short(self) -> bool:
+        """Whether the rows of all models take more memory than there is for them."""
+        return sum(each.held_bytes for each in self.lanes) > self._row_bytes
 
     def close(self) -> None:
         """End every answer and the thread."""
@@ -229,7 +247,7 @@ class Scheduler:
     def _give_turn(self, lane: Lane) -> bool:
         started = time.perf_counter()
         try:
-            did = lane.turn(lambda answer: self._may_start(lane, answer), self._deliver)
+            did = lane.turn(self, self._deliver)
         except Exception as error:  # noqa: BLE001 - a mistake of ours ends this model's answers, not the thread
             told = as_user_error(error, lane.model.name, self._log)
             lane.fail_all(lambda _answer: told)
@@ -237,13 +255,6 @@ class Scheduler:
         lane.used_seconds += time.perf_counter() - started
         self._deliver()
         return did
-
-    def _may_start(self, lane: Lane, answer: Answer) -> bool:
-        """Whether there is memory for one more row; each model may have one in any case."""
-        if lane.num_active == 0:
-            return True
-        taken = sum(each.row_bytes for each in self.lanes)
-        return taken + answer.most_tokens * lane.model.bytes_per_token <= self._row_bytes
 
     def _deliver(self) -> None:
         """Count what has ended, and let the receivers pass on what they were told."""
