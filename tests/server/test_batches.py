@@ -208,7 +208,7 @@ def test_nothing_of_a_finished_batch_stays_behind_but_its_files(client: OpenAI, 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_killed_server_answers_every_line_once(start_server: Callable[..., RunningServer], tmp_path: Path):
     """What was on the disk when it was killed stays as it was, byte for byte."""
-    data_dir, count = tmp_path / "data", 60
+    data_dir, count = tmp_path / "data", 30
     lines = [chat(number, max_tokens=60, logit_bias={"0": -100}) for number in range(count)]
     killed = start_server("--workers", "0", data_dir=data_dir)
     with OpenAI(base_url=killed.base_url, api_key=killed.key, max_retries=0) as client:
