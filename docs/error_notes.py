@@ -405,8 +405,8 @@ NOTES: dict[str, ErrorNote] = {
         _adapter_unknown,
     ),
     "address-taken": ErrorNote(
-        "Another program listens there, often an earlier `kivnun serve`; or the address is none of this machine's. Name "
-        "another port with `--port`; `--port 0` takes a free one and says which.",
+        "Another program listens there, often an earlier `kivnun serve`; or the address is none of this machine's. "
+        "Name another port with `--port`; `--port 0` takes a free one and says which.",
         lambda: listen(ServeSettings(Path("data"), host="203.0.113.7")),
     ),
     "answer-cut": ErrorNote(
@@ -619,8 +619,8 @@ NOTES: dict[str, ErrorNote] = {
         lambda: resolve_model("./my-model"),
     ),
     "model-too-large": ErrorNote(
-        "`kivnun serve` counts weights and caches against the memory that it may use. An int4 export takes an eighth of "
-        "the memory of fp32 weights."
+        "`kivnun serve` counts weights and caches against the memory that it may use. An int4 export takes an eighth "
+        "of the memory of fp32 weights."
     ),
     "nothing-to-learn": ErrorNote(
         "A run without a trained token would end with loss 0 and an unchanged model. `kivnun preview` shows which "
@@ -772,8 +772,8 @@ NOTES: dict[str, ErrorNote] = {
         lambda: freeze_rows(_decide_data("phrase"), near=False),
     ),
     "tls-invalid": ErrorNote(
-        "`--tls-certificate` takes the certificate with its chain and `--tls-key` its private key, both PEM and the key "
-        "without a password, for nobody is there to type one when a server starts.",
+        "`--tls-certificate` takes the certificate with its chain and `--tls-key` its private key, both PEM and the "
+        "key without a password, for nobody is there to type one when a server starts.",
         lambda: require_safe(ServeSettings(Path("data"), tls_certificate=Path("server.pem"))),
     ),
 }

@@ -79,7 +79,7 @@ CODES: dict[str, str] = {
     "run-locked": "Another process is working in the same run folder.",
     "run-missing": "A run folder does not exist or lacks the stage that a command needs.",
     "sampling-invalid": "A sampling value, such as the temperature, is out of range.",
-    "schema-unsupported": "Answers cannot be held to a JSON schema: it is wrong, impossible, or uses what is unsupported.",
+    "schema-unsupported": "Answers cannot be held to a JSON schema: it is wrong, impossible or unsupported.",
     "search-differs": "A search folder holds trials of another search, or data or base model changed since they ran.",
     "search-failed": "No trial of a search came to its end.",
     "search-invalid": "A search names fields, values or metrics that the recipe does not have.",

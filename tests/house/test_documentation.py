@@ -19,15 +19,21 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 SPEAKING_LIBRARIES = ("jsonschema", "orjson", "pydantic", "typer")
 # They name a process or a machine, or tell of a package that is not there.
 WITHOUT_EXAMPLE = {
+    "answer-failed",
     "azure-credentials",
     "azure-failed",
+    "constraint-failed",
+    "database-newer",
     "dependency-missing",
     "endpoint-failed",
+    "engine-failed",
     "estimate-failed",
     "memory-full",
+    "model-too-large",
     "process-lost",
     "processes-differ",
     "run-locked",
+    "server-running",
 }
 # Too many rows or bytes for an example, found by `convert`, or never with the bundled tokenizer.
 CHECKS_WITHOUT_EXAMPLE = {"duplicate-not-searched", "format-loss", "hosted-size", "tokens-unknown"}

@@ -15,8 +15,8 @@ from running import RunningServer, make_project_key
 from sqlalchemy import select
 
 from kivnun.database.tables import Batch
-from kivnun.server.batch_input import MAX_REQUESTS, read_input
-from kivnun.server.batch_results import ERRORS, OUTPUT, open_results
+from kivnun.server.batches.input import MAX_REQUESTS, read_input
+from kivnun.server.batches.results import ERRORS, OUTPUT, open_results
 from kivnun.server.folders import DataFolder
 
 CHAT, PLAIN, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"

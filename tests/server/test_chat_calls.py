@@ -11,9 +11,9 @@ from kivnun.data.encode import Encoder
 from kivnun.errors import UserError
 from kivnun.models.new import train_tokenizer
 from kivnun.models.resolve import BUNDLED_FOLDER
-from kivnun.server.call_form import CallForm, learn_form
-from kivnun.server.call_grammar import CallWish, Function, write_grammar
-from kivnun.server.call_reader import CallPart, CallReader
+from kivnun.server.chat.call_form import CallForm, learn_form
+from kivnun.server.chat.call_grammar import CallWish, Function, write_grammar
+from kivnun.server.chat.call_reader import CallPart, CallReader
 from kivnun.serving.answers import Token
 from kivnun.serving.json_schema import Grammars, lark_source
 from kivnun.serving.text import AnswerText, vocabulary_of

@@ -10,8 +10,8 @@ from kivnun.data.template import PromptTemplate
 from kivnun.models.load import DEFAULT_CHAT_TEMPLATE
 from kivnun.models.new import train_tokenizer
 from kivnun.models.resolve import BUNDLED_FOLDER
-from kivnun.server.chat_messages import AssistantMessage, ChatMessage, SystemMessage, ToolMessage, to_conversation
-from kivnun.server.chat_prompt import render_messages, require_room
+from kivnun.server.chat.messages import AssistantMessage, ChatMessage, SystemMessage, ToolMessage, to_conversation
+from kivnun.server.chat.prompt import render_messages, require_room
 from kivnun.server.errors import ApiError
 
 TOKENIZER = train_tokenizer(["Hello there, how are you?", "user assistant system"] * 3, 330)

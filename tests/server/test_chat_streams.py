@@ -21,8 +21,8 @@ from kivnun.database.projects import DEFAULT_PROJECT, NO_QUOTAS, ensure_defaults
 from kivnun.database.tables import Project
 from kivnun.errors import UserError
 from kivnun.server.app import create_app
+from kivnun.server.chat.event_stream import EventStream, open_stream
 from kivnun.server.counters import Counters
-from kivnun.server.event_stream import EventStream, open_stream
 from kivnun.server.limits import Limits
 from kivnun.server.service import ServeSettings, Service
 from kivnun.serving.pool import ModelPool

@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from kivnun.assistant import open_headed
 from kivnun.models.text_encoder import TextEncoder
-from kivnun.server.embedding_models import EmbeddingModels
+from kivnun.server.embeddings.models import EmbeddingModels
 from kivnun.serving.answers import BusyError
 
 MAX_TOKENS = 16

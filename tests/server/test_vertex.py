@@ -20,10 +20,10 @@ from running import RunningServer, make_project_key
 from sqlalchemy import select
 
 from kivnun.database.tables import File, FineTuningJob, VertexJob
-from kivnun.server.bucket import copy_object, find_object
 from kivnun.server.errors import ApiError
-from kivnun.server.vertex_content import GenerateContent, to_chat
-from kivnun.server.vertex_shapes import TuningJob
+from kivnun.server.vertex.bucket import copy_object, find_object
+from kivnun.server.vertex.content import GenerateContent, to_chat
+from kivnun.server.vertex.shapes import TuningJob
 
 SECONDS = 300
 PLACE = "projects/p/locations/us-central1"

@@ -27,11 +27,11 @@ from starlette.responses import Response
 from kivnun.database.projects import Quotas
 from kivnun.errors import UserError
 from kivnun.server.callers import Caller
+from kivnun.server.chat.vllm_proxy import proxied
 from kivnun.server.counters import Counters
 from kivnun.server.errors import add_error_replies
 from kivnun.server.limits import Limits
 from kivnun.server.model_names import NamedModel
-from kivnun.server.vllm_proxy import proxied
 from kivnun.serving.answers import ModelAddress
 from kivnun.serving.vllm import VllmServers, name_model, vllm_arguments
 

@@ -7,28 +7,24 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from kivnun.server import (
-    batches,
-    chat,
-    completions,
-    embeddings,
-    files,
-    fine_tuning,
-    health,
-    job_events,
-    models,
-    permissions,
-    uploads,
-    vertex,
-    vertex_answers,
-)
+from kivnun.server import health, models
 from kivnun.server.audit_requests import AuditRequests
 from kivnun.server.background import Task, keep_running
-from kivnun.server.batch_runner import run_batches
+from kivnun.server.batches import routes as batches
+from kivnun.server.batches.runner import run_batches
+from kivnun.server.chat import completions
+from kivnun.server.chat import routes as chat
+from kivnun.server.embeddings import routes as embeddings
 from kivnun.server.errors import ApiError, add_error_replies
+from kivnun.server.files import routes as files
+from kivnun.server.files import uploads
 from kivnun.server.middleware import RequestFrame
 from kivnun.server.service import Service
 from kivnun.server.sweep import sweep
+from kivnun.server.tuning import events, permissions
+from kivnun.server.tuning import routes as tuning
+from kivnun.server.vertex import answers as vertex_answers
+from kivnun.server.vertex import routes as vertex
 
 # Room for the names and borders of a multipart body around the file itself.
 MULTIPART_EXTRA_BYTES = 1 << 20
@@ -39,8 +35,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     chat.router,
     completions.router,
-    fine_tuning.router,
-    job_events.router,
+    tuning.router,
+    events.router,
     permissions.router,
     embeddings.router,
     batches.router,

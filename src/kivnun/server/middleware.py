@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kivnun.server.bodies import MAX_JSON_BYTES, check_json
 from kivnun.server.counters import Counters
 from kivnun.server.errors import ApiError, log_failure, to_api_error
-from kivnun.server.google_errors import reply_to
+from kivnun.server.vertex.errors import reply_to
 
 API_VERSION = "2020-10-01"
 BODY_IDLE_SECONDS = 60.0

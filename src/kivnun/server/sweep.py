@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from kivnun.database.tables import File, Upload, UploadPart
 from kivnun.runs.atomic import PARTIAL_SUFFIX
-from kivnun.server.file_use import is_in_use
+from kivnun.server.files.use import is_in_use
 from kivnun.server.folders import DataFolder
 from kivnun.server.idempotency import forget_old
 from kivnun.server.service import Service

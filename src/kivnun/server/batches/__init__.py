@@ -1,0 +1,1 @@
+"""Requests of a file, answered when there is room."""

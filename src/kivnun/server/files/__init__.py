@@ -1,0 +1,1 @@
+"""Files, whole and in parts, streamed to the disk."""

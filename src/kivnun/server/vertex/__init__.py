@@ -1,0 +1,1 @@
+"""Google's tuning and generation, over the same jobs and models."""
