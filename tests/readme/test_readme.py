@@ -83,7 +83,7 @@ def test_the_recipe_in_the_readme_is_valid(tmp_path: Path):
 def test_both_promised_make_targets_exist_and_set_up_first():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in ("demo", "test", "check"):
-        assert re.search(rf"^{target}: setup$", makefile, flags=re.MULTILINE)
+        assert re.search(rf"^{target}: setup\b", makefile, flags=re.MULTILINE)
 
 
 def test_every_path_that_the_readme_links_to_exists():

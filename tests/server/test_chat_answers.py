@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
-from running import RunningServer
+from running import RunningServer, with_new_project
 
 HELLO = [{"role": "user", "content": "Hello"}]
 FIND = {
@@ -132,6 +132,23 @@ def test_a_repeated_prompt_is_computed_once(client: OpenAI) -> None:
     messages = [{"role": "system", "content": "word " * 80}, *HELLO]
     assert ask(client, messages=messages).usage.prompt_tokens_details.cached_tokens < 80
     assert ask(client, messages=messages).usage.prompt_tokens_details.cached_tokens > 80
+
+
+def test_nobody_learns_from_what_is_kept_that_another_project_sent_the_same_prompt(server: RunningServer) -> None:
+    text = "secret " * 40
+
+    def cached(client: OpenAI) -> tuple[int, int]:
+        continued = client.completions.create(model="tiny", prompt=text, max_tokens=1)
+        replies = ask(client, messages=[{"role": "user", "content": text}]), continued
+        return tuple(reply.usage.prompt_tokens_details.cached_tokens for reply in replies)
+
+    found = []
+    for who in (with_new_project(server), with_new_project(server)):
+        with OpenAI(base_url=who.base_url, api_key=who.key, max_retries=0) as client:
+            found += [cached(client), cached(client)]
+    first, again = found[:2]
+    assert max(first) < 40 < min(again)
+    assert found[2:] == found[:2]
 
 
 def test_an_answer_has_the_form_of_a_pydantic_model(client: OpenAI) -> None:

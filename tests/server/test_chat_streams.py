@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from openai import OpenAI
-from running import RunningServer
+from running import RunningServer, with_new_project
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 from test_chat_answers import FIND, HELLO, Mood, ask
 
@@ -179,6 +180,33 @@ def test_a_stream_that_nobody_reads_is_not_computed(server: RunningServer, http:
     assert time.monotonic() - started < 8
 
 
+def test_a_client_that_takes_nothing_is_given_up() -> None:
+    closed = []
+
+    async def go_on() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"data: 1\n\n"
+        finally:
+            closed.append(True)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def read() -> None:
+        scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+        async with asyncio.timeout(10):
+            await EventStream(go_on(), {}, stalled_seconds=0.05)(scope, receive, send)
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read())
+    assert closed == [True]
+
+
 def test_an_answer_that_nobody_waits_for_is_not_computed(server: RunningServer) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
@@ -220,6 +248,28 @@ def test_the_server_refuses_more_than_it_can_hold(small_client: TestClient) -> N
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
     assert post(small_client).status_code == 200
+
+
+def test_a_request_that_finds_no_place_uses_nothing(small_client: TestClient) -> None:
+    before = left(post(small_client, max_tokens=1))
+    prompt = [{"role": "user", "content": "word " * 150}]
+    for _ in range(8):
+        assert post(small_client, n=20, messages=prompt).status_code == 429
+    assert left(post(small_client, max_tokens=1)) > before - 300
+
+
+def test_what_a_client_read_before_it_left_is_counted(server: RunningServer) -> None:
+    who = with_new_project(server)
+    with closing(server.open_database()) as database, database.writing() as session:
+        set_quotas(session.get_one(Project, who.project_id), replace(NO_QUOTAS, max_tokens_per_minute=2_000))
+    with httpx.Client(base_url=who.base_url, headers=who.headers, timeout=60) as http:
+        with http.stream("POST", "/chat/completions", json=body(**LONG | {"n": 1})) as reply:
+            lines = (line for line in reply.iter_lines() if line)
+            assert sum(1 for _ in zip(range(300), lines, strict=False)) == 300
+        assert wait_until(lambda: running(server) == 0, 5)
+        reply = http.post("/chat/completions", json=body(max_tokens=1) | {"stream": False})
+    # What comes back meanwhile is 33 a second.
+    assert left(reply) < 2_000 - 150
 
 
 def test_tokens_are_counted_against_the_limit_as_they_were_used(small_client: TestClient) -> None:

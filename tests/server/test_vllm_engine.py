@@ -44,7 +44,7 @@ from pathlib import Path
 from kivnun.serving.vllm import VllmServers, name_model
 
 async def main():
-    servers = VllmServers(Path(sys.argv[1]), max_rows=4, log=lambda line: None)
+    servers = VllmServers(Path(sys.argv[1]), max_rows=4, max_waiting=4, log=lambda line: None)
     async with servers.asking(name_model("x", sys.argv[1], None)):
         print("ready", flush=True)
         await asyncio.sleep(600)
@@ -141,7 +141,7 @@ def face(place: Place) -> Iterator[Face]:
     place.adapter("bad", whole=False)
     place.base("whole")
     limits = Limits()
-    servers = VllmServers(place.folder, max_rows=4, log=lambda line: None)
+    servers = VllmServers(place.folder, max_rows=4, max_waiting=4, log=lambda line: None)
     service: Any = SimpleNamespace(vllm=servers, limits=limits, counters=Counters())
 
     @asynccontextmanager
@@ -341,7 +341,7 @@ def test_vllm_and_its_engine_die_with_a_server_that_is_killed(place: Place) -> N
 def test_a_machine_without_vllm_says_so_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError) as caught:
-        VllmServers(tmp_path, max_rows=4, log=lambda line: None)
+        VllmServers(tmp_path, max_rows=4, max_waiting=4, log=lambda line: None)
     assert caught.value.code == "dependency-missing"
 
 
@@ -355,7 +355,7 @@ def test_there_is_room_for_the_rank_that_is_asked_first(place: Place, rank: int,
 
 def test_a_start_that_its_first_client_left_serves_the_next(place: Place) -> None:
     async def leave_and_ask() -> int:
-        servers = VllmServers(place.folder, max_rows=4, log=lambda line: None)
+        servers = VllmServers(place.folder, max_rows=4, max_waiting=4, log=lambda line: None)
         model = name_model("x", place.base(), None)
 
         async def ask() -> None:

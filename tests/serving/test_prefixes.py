@@ -107,7 +107,7 @@ def test_no_block_outlives_the_one_before_it(rows):
         compute(rows, store, asked[-1])
         assert store.num_bytes <= store.limit_bytes
         for prompt in asked:
-            blocks, end = _digests(1, None, prompt)
+            blocks, end = _digests(1, None, prompt, "")
             is_kept = [digest in store._kept for digest in (*blocks, end)]
             assert is_kept == sorted(is_kept, reverse=True)
             holes += not all(is_kept)

@@ -130,6 +130,16 @@ def test_a_repeated_prompt_is_told_as_kept_and_answered_alike(scheduler, rows, p
         assert heard.tokens == answer_alone(rows, asked, 4)
 
 
+def test_what_is_kept_of_a_prompt_is_found_with_its_own_salt_alone(scheduler, rows, prompts):
+    lane, prompt = scheduler.add(rows), [*prompts[3], *prompts[5]]
+    cached = []
+    for salt in ("proj_a", "proj_b", "", "proj_a", "proj_b"):
+        heard = Heard()
+        scheduler.ask(lane, None, ask_for(prompt, 2, cache_salt=salt), heard)
+        cached.append(heard.wait().end.cached_tokens)
+    assert cached == [0, 0, 0, len(prompt), len(prompt)]
+
+
 def test_a_cancelled_answer_stops_at_the_next_step_and_the_others_go_on(scheduler, rows, prompts, gate):
     lane = scheduler.add(rows)
     gone, stays = Heard(), Heard()
@@ -341,7 +351,8 @@ def test_short_memory_lets_fewer_answers_run_at_once_and_none_starve(scheduler, 
 def test_answers_that_outgrow_the_memory_take_turns_by_age_and_come_to_their_end(scheduler, long_folder):
     rows = TorchRows(load_tiny_llama(long_folder), name="long")
     lane, gate = scheduler.add(rows), Gate(rows)
-    scheduler.share_memory(row_bytes=rows.bytes_per_token * 4 * 530, prefix_bytes=0)
+    # Four may begin, and not even three may end side by side; two may.
+    scheduler.share_memory(row_bytes=rows.bytes_per_token * 4 * 515, prefix_bytes=0)
     heard, order = [Heard() for _ in range(4)], []
     for number, ears in enumerate(heard):
 
@@ -353,7 +364,8 @@ def test_answers_that_outgrow_the_memory_take_turns_by_age_and_come_to_their_end
         scheduler.ask(lane, None, ask_for([5 + number, 6], 700), receive)
     for ears in heard:
         assert len(ears.wait().tokens) == 700
-    assert order == [0, 1, 2, 3]
+    assert order[:2] == [0, 1]
+    assert sorted(order) == [0, 1, 2, 3]
     assert max(num_rows for num_rows, _ in gate.shapes) == 4
     assert (1, 1) in gate.shapes
     for number, ears in enumerate(heard):

@@ -47,13 +47,17 @@ def serve(
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes that run jobs; 0 for none.", min=0, max=64)] = 1,
     memory_gib: Annotated[
-        float | None, typer.Option(help="Most memory for models and jobs; what the machine has if not given.", min=0.1)
+        float | None,
+        typer.Option(
+            help="Most memory for models, and as much again for jobs; what the machine has if not given.", min=0.1
+        ),
     ] = None,
     max_rows: Annotated[int, typer.Option(help="Most answers that a model computes side by side.", min=1)] = 64,
     max_waiting: Annotated[int, typer.Option(help="Most answers that wait; further ones get 429.", min=0)] = 256,
     max_file_mib: Annotated[int, typer.Option(help="Largest file.", min=1)] = 8192,
     bucket_dir: Annotated[
-        Path | None, typer.Option(help="Folder that gs:// addresses mean, for Google's library.")
+        Path | None,
+        typer.Option(help="Folder that gs:// addresses mean, for Google's library; every project may read all of it."),
     ] = None,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; goes with --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file; goes with --tls-certificate.")] = None,
@@ -125,6 +129,8 @@ def describe(listening: "Listening", *, has_own_database: bool) -> list[str]:
     lines = [
         f"serving {', '.join(listening.models)} at {listening.url} (data in {listening.data_dir}, "
         f"{listening.num_workers} worker process(es) for jobs)",
+        f"gpt-4o-mini and the like are not on this machine: {listening.stand_in} answers, and is trained, in their "
+        "place (--base-model chooses it)",
         "",
         f"  export OPENAI_BASE_URL={listening.url}",
     ]

@@ -113,6 +113,9 @@ def _read_url(url: str) -> URL:
         raise UserError("database-failed", problem, hint=hint) from None
     if address.drivername in ("postgresql", "postgres"):
         address = address.set(drivername="postgresql+psycopg")
+    if "password" in address.query:
+        # Where libpq takes it too, but where whoever shows an address without its password would leave it.
+        address = address.set(password=str(address.query["password"])).difference_update_query(["password"])
     in_memory = address.drivername == "sqlite" and address.database in (None, "", ":memory:")
     if address.get_backend_name() not in ("sqlite", "postgresql") or in_memory:
         problem = f"the database {address.render_as_string(hide_password=True)} is not a file of SQLite nor PostgreSQL"

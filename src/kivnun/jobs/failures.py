@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from kivnun.errors import UserError
 from kivnun.jobs.job_error import JobError, describe_failure
 from kivnun.jobs.wording import Fields
 from kivnun.runs.ending import UNEXPECTED
@@ -69,6 +70,18 @@ def lost_too_often() -> JobError:
     """The error of a job under which workers die, or that they cannot go on with."""
     words = "The job was begun again and again without any progress: each time its worker was lost or could not go on"
     return JobError(LOST, words)
+
+
+def worker_failed(error: Exception, folder: Path) -> JobError:
+    """The error of a job that its worker, again and again, could not bring further, as where its disk is full.
+
+    Args:
+        error: What stopped the worker the last time.
+        folder: The job's.
+    """
+    if isinstance(error, UserError):
+        return describe_failure(error.code, without_paths(error.problem, folder))
+    return lost_too_often()
 
 
 def too_large(limit_bytes: int, need_bytes: int | None = None) -> JobError:

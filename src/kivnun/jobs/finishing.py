@@ -29,6 +29,7 @@ COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_tok
 # As `training.checkpoint` calls it, which a worker does not import: torch would take half a gigabyte of each.
 CHECKPOINTS = "checkpoints"
 NAN = float("nan")
+ENDED = ("succeeded", "failed", "cancelled")
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Numbers:
             self._cut(start if isinstance(start, int) else 0)
         elif kind == "step" and isinstance(step, int):
             self._cut(step - 1)
+            self._fill(step - 1)
             self.loss.append(_number(event, "loss"))
             self.accuracy.append(_number(event, "token_accuracy"))
             tokens = event.get("num_tokens")
@@ -65,6 +67,13 @@ class Numbers:
     def _cut(self, length: int) -> None:
         for column in (self.loss, self.accuracy, self.num_tokens):
             del column[length:]
+
+    def _fill(self, length: int) -> None:
+        """Steps whose lines are lost, as when the power fails before they reach the disk, leave their rows empty."""
+        missing = range(len(self.loss), length)
+        self.loss.extend(NAN for _ in missing)
+        self.accuracy.extend(NAN for _ in missing)
+        self.num_tokens.extend(0 for _ in missing)
 
     def rows(self) -> Iterator[list[object]]:
         """The rows of the CSV file."""
@@ -120,6 +129,7 @@ def succeed(work: Work, job_id: str) -> None:
         job = held(session, job_id, str(work.owner))
         if job.wanted == "cancel":
             settle(session, job)
+            work.file(file_id).unlink()
             return
         now = int(time.time())
         _add_result_file(session, job, content, now)
@@ -188,6 +198,21 @@ def remove_checkpoints(work: Work, job_id: str) -> None:
         job_id: A job that has ended.
     """
     shutil.rmtree(work.folder(job_id) / "run" / CHECKPOINTS, ignore_errors=True)
+
+
+def remove_left_checkpoints(work: Work) -> None:
+    """Remove the checkpoints of jobs that ended while nobody could: paused and then cancelled, or cut short by a kill.
+
+    Args:
+        work: Of the worker.
+    """
+    folders = list((work.data_dir / "jobs").glob(f"*/run/{CHECKPOINTS}"))
+    with work.database.reading() as session:
+        for folder in folders:
+            job_id = folder.parent.parent.name
+            status = session.scalar(select(FineTuningJob.status).where(FineTuningJob.id == job_id))
+            if status in ENDED:
+                remove_checkpoints(work, job_id)
 
 
 def _end(job: FineTuningJob, status: str, now: int) -> None:

@@ -87,7 +87,7 @@ class Follower:
 
     def _tell(self) -> None:
         told = self._wording.hand_over()
-        if told.num_lines <= self._lines_told and not told.said:
+        if told.num_lines <= self._lines_told and not told.said and not told.kept:
             return
         with self._database.writing() as session:
             job = held(session, self._job_id, self._owner)

@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 import psutil
 
-MARK = "KIVNUN_JOB"
+MARK, START = "KIVNUN_JOB", "KIVNUN_JOB_START"
 NICENESS = 5
 _TAIL_BYTES = 16_384
+KILL_SECONDS = 5.0
 _OOM_SCORE = 900
 """Where memory runs out, Linux ends these first, and not the server."""
 # Runs before the real program, in a process that has no threads: nothing of the worker's own is touched after a fork.
@@ -51,13 +53,13 @@ class Leashed:
 
     Attributes:
         process: The first of its group.
-        mark: What all of its group have in their environment.
+        start: What it and all that it starts have in their environment, and nothing else has.
         log: Takes what it prints.
         log_start: Where in the log that begins.
     """
 
     process: "subprocess.Popen[bytes]"
-    mark: str
+    start: str
     log: Path
     log_start: int
 
@@ -77,12 +79,15 @@ class Leashed:
             self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """End it and everything that it started, and wait until it is gone."""
+        """End it and everything that it started, and wait until it is gone.
+
+        Not all that has the job's mark: where the lease was lost, somebody else computes for the job already.
+        """
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        kill_marked(self.mark)
+        _kill_all(START, self.start)
 
     def memory_bytes(self) -> int:
         """What it and its children hold now."""
@@ -113,6 +118,7 @@ def start(
         environment: Added to this process's own.
     """
     command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(niceness), str(_OOM_SCORE)]
+    start_id = token_hex(8)
     with log.open("ab") as output:
         log_start = log.stat().st_size
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and modules, no shell
@@ -121,25 +127,29 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **(environment or {}), MARK: mark},
+            env={**os.environ, **(environment or {}), MARK: mark, START: start_id},
             process_group=0,
         )
-    return Leashed(process, mark, log, log_start)
+    return Leashed(process, start_id, log, log_start)
 
 
-def kill_marked(mark: str, *, wait_seconds: float = 5.0) -> int:
+def kill_marked(mark: str) -> int:
     """End what is left of a job's processes on this machine, and wait until it is gone.
 
     Args:
         mark: Of the job.
-        wait_seconds: How long to wait at most.
 
     Returns:
         How many there were.
     """
-    wanted = f"{MARK}={mark}".encode()
+    return _kill_all(MARK, mark)
+
+
+def _kill_all(variable: str, value: str) -> int:
+    """End all that has this in its environment."""
+    wanted = f"{variable}={value}".encode()
     found = 0
-    end = time.monotonic() + wait_seconds
+    end = time.monotonic() + KILL_SECONDS
     while pids := _marked(wanted):
         found = max(found, len(pids))
         for pid in pids:

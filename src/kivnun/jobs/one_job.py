@@ -61,16 +61,16 @@ def work_at(work: Work, job_id: str, *, environment: Mapping[str, str] | None = 
 
 def _begin(work: Work, job_id: str) -> FineTuningJob | None:
     """The job as it should be worked at now; None where nothing is left to do."""
-    is_prepared = (work.folder(job_id) / RECIPE_NAME).is_file() and isinstance(
-        read_answer(work.folder(job_id)), Prepared
-    )
+    has_recipe = (work.folder(job_id) / RECIPE_NAME).is_file()
+    is_prepared = has_recipe and isinstance(read_answer(work.folder(job_id)), Prepared)
     with work.database.writing() as session:
         job = held(session, job_id, str(work.owner))
         attempts = job.attempts
         if job.wanted != "run":
             settle(session, job)
         elif attempts < MOST_ATTEMPTS:
-            if job.status == "validating_files" or not is_prepared:
+            # Paused between the answer and what `_queue` writes of it, a job has an answer that nobody was told.
+            if job.status == "validating_files" or job.memory_bytes is None or not is_prepared:
                 job.status = "validating_files"
                 files = f"Validating training file: {job.training_file}"
                 also = f" and validation file: {job.validation_file}" if job.validation_file else ""

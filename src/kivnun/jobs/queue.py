@@ -26,6 +26,8 @@ MOST_ATTEMPTS = 20
 """Five crashes of a job's own processes, or twenty workers lost, without a step of progress between them."""
 LOOK_AHEAD = 50
 """How many jobs behind the first one may overtake it because they are smaller."""
+OVERTAKING_SECONDS = 600.0
+"""For so long: a job that is older and finds no room lets no other one begin, or it would never find any."""
 
 UNFINISHED = ("validating_files", "queued", "running", "paused")
 _WORKED_AT = ("validating_files", "queued", "running")
@@ -142,7 +144,7 @@ def settle(session: Session, job: FineTuningJob) -> None:
         job.status = "queued"
         add_event(session, job.id, new_id("resumed:"), "The job was resumed, moving job to queued state")
     elif job.status == "running":
-        job.status = "queued"
+        job.status, job.estimated_finish = "queued", None
 
 
 def unfinished_jobs(session: Session, project_id: str | None = None) -> list[FineTuningJob]:
@@ -207,15 +209,21 @@ def database_time(session: Session) -> float:
 
 
 def _choose(session: Session, lessee: Lessee, now: float, *, lock: bool) -> FineTuningJob | None:
-    """The oldest job that may be leased now, of the first that nobody works at."""
+    """The oldest job that may be leased now, of the first that nobody works at; those that take no time come first."""
     jobs = FineTuningJob
     leased = list(session.scalars(select(jobs).where(jobs.status.in_(UNFINISHED), jobs.lease_owner.is_not(None))))
-    running = [job for job in leased if job.status == "running" and not _is_free(job, lessee, now)]
+    # One that was leased a moment ago is still `queued`, and its memory is no longer free.
+    running = [job for job in leased if job.status != "validating_files" and not _is_free(job, lessee, now)]
     free = [job.number for job in leased if _is_free(job, lessee, now)]
     to_do = or_(jobs.status.in_(_WORKED_AT), (jobs.status == "paused") & (jobs.wanted != "pause"))
     unheld = or_(jobs.lease_owner.is_(None), jobs.number.in_(free))
-    for job in session.scalars(select(jobs).where(to_do, unheld).order_by(jobs.number).limit(LOOK_AHEAD)).all():
-        if _needs_room(job) and not lessee.admits(job, running):
+    needs_room = (jobs.wanted == "run") & (jobs.status != "validating_files")
+    first = select(jobs).where(to_do, unheld).order_by(jobs.number).limit(LOOK_AHEAD)
+    waiting = [*session.scalars(first.where(~needs_room)), *session.scalars(first.where(needs_room))]
+    is_full = False
+    for job in waiting:
+        if _needs_room(job) and (is_full or not lessee.admits(job, running)):
+            is_full = is_full or job.created_at < now - OVERTAKING_SECONDS
             continue
         if not lock:
             return job

@@ -14,7 +14,7 @@ from kivnun.database.open import Database
 from kivnun.database.tables import FineTuningJob
 from kivnun.jobs import failures
 from kivnun.jobs.devices import take_device
-from kivnun.jobs.finishing import give_up_or_retry
+from kivnun.jobs.finishing import give_up_or_retry, remove_left_checkpoints
 from kivnun.jobs.leash import NICENESS
 from kivnun.jobs.memory import Room
 from kivnun.jobs.one_job import work_at
@@ -24,6 +24,7 @@ from kivnun.jobs.work import Work
 
 IDLE_SECONDS = 0.3
 TROUBLED_SECONDS = 2.0
+TIDY_SECONDS = 300.0
 LOG_NAME = "workers.jsonl"
 MOST_LOG_BYTES = 64 * 2**20
 
@@ -71,8 +72,12 @@ def run_worker(settings: WorkerSettings, *, is_stopping: Callable[[], bool], is_
         log=log,
         niceness=settings.niceness,
     )
+    next_tidy = 0.0
     while not is_stopping():
         try:
+            if time.monotonic() >= next_tidy:
+                remove_left_checkpoints(work)
+                next_tidy = time.monotonic() + TIDY_SECONDS
             did_something = _take_one(work, settings.gpus)
         except SQLAlchemyError as error:
             # A database that restarts comes back; the lease that is still held ends by itself.
@@ -122,7 +127,7 @@ def _work_safely(work: Work, job_id: str, environment: Mapping[str, str]) -> Non
         # The border between jobs: this one has an attempt more, and comes to its end by those.
         work.log("job_broke", {"job": job_id, "error": f"{type(error).__name__}: {error}"})
         with suppress(LeaseLostError):
-            give_up_or_retry(work, job_id, failures.lost_too_often())
+            give_up_or_retry(work, job_id, failures.worker_failed(error, work.folder(job_id)))
         time.sleep(TROUBLED_SECONDS)
 
 
@@ -140,6 +145,7 @@ class _Log:
         with suppress(FileNotFoundError):
             if self._path.stat().st_size > MOST_LOG_BYTES:
                 self._path.replace(self._path.with_suffix(".old.jsonl"))
-        # Short lines that are appended at once are not mixed with those of other processes.
-        with self._path.open("ab", buffering=0) as file:
+        # Where the disk is full, the job that runs is worth more than a line about it. Short lines that are appended
+        # at once are not mixed with those of other processes.
+        with suppress(OSError), self._path.open("ab", buffering=0) as file:
             file.write(line.encode())

@@ -9,11 +9,17 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import make_url
+
+from kivnun.database.open import Database, sqlite_url
 from kivnun.errors import UserError
+from kivnun.runs.atomic import write_atomic
 from kivnun.server.folders import DataFolder
 from kivnun.server.service import ServeSettings
 
 LOCK_NAME = ".server.lock"
+DATABASE_NAME = "database.txt"
+OWN_DATABASE = "its own"
 BACKLOG = 2048
 
 
@@ -99,6 +105,29 @@ def lock_data(folder: DataFolder) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def require_database(folder: DataFolder, database: Database) -> None:
+    """Refuse another database than the one that knows the files of a data folder, and remember a first one.
+
+    What no row knows is removed when a server starts: with the wrong database, that would be everything.
+
+    Args:
+        folder: That exists.
+        database: That is open.
+
+    Raises:
+        UserError: `database-failed`.
+    """
+    path = folder.root / DATABASE_NAME
+    bare = make_url(database.url).set(username=None, password=None, query={}).render_as_string()
+    name = OWN_DATABASE if database.url == sqlite_url(folder.root) else bare
+    known = path.read_text("utf-8").strip() if path.is_file() else name
+    if known != name:
+        problem = f"the files in {folder.root} belong to another database ({known}), and not to {name}"
+        hint = f"name that one with --database or KIVNUN_DATABASE; if it has another address now, remove {path}"
+        raise UserError("database-failed", problem, hint=hint)
+    write_atomic(path, f"{name}\n")
 
 
 def listen(settings: ServeSettings) -> socket.socket:

@@ -19,6 +19,8 @@ from kivnun.serving.answers import BusyError
 TYPES = {401: "invalid_request_error", 403: "invalid_request_error", 429: "requests", 500: "server_error"}
 # What a client sent can be right and the machine still have no room for it.
 STATUS_OF_CODE = {"disk-full": 507}
+# Told in place of what the command line would say, which names folders of this machine.
+DISK_FULL = "The disk of this server is full; nothing of this request was kept. Whoever runs it must make room first."
 SERVER_PROBLEM = "The server had an error while processing your request. Its log names the request by its x-request-id."
 _LOG = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ def to_api_error(error: Exception) -> ApiError:
 
 
 def _from_user_error(error: UserError) -> ApiError:
-    message = ". ".join([error.problem, *error.details, error.hint])
+    message = DISK_FULL if error.code == "disk-full" else ". ".join([error.problem, *error.details, error.hint])
     status = STATUS_OF_CODE.get(error.code, 400)
     headers = {"x-should-retry": "false"} if status >= 500 else {}
     kind = "server_error" if status >= 500 else "invalid_request_error"
@@ -127,7 +129,7 @@ def log_failure(error: BaseException, request_id: str) -> None:
         request_id: As the client was told.
     """
     frames = "".join(traceback.format_tb(error.__traceback__))
-    said = f": {error}" if isinstance(error, OSError) else ""
+    said = f": {error}" if isinstance(error, OSError) else f": {error.code}" if isinstance(error, UserError) else ""
     _LOG.error("request %s failed with %s%s\n%s", request_id, type(error).__name__, said, frames.rstrip())
 
 
@@ -138,7 +140,10 @@ def _reply(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException) and error.status_code == 405:
         told = f"Not allowed to {request.method} on {request.url.path}."
         return ApiError(405, told, headers=dict(error.headers or {})).to_response()
-    return to_api_error(error).to_response()
+    told = to_api_error(error)
+    if isinstance(error, UserError) and told.status >= 500:
+        log_failure(error, getattr(request.state, "request_id", ""))
+    return told.to_response()
 
 
 def add_error_replies(app: FastAPI) -> None:

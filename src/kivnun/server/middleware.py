@@ -7,11 +7,13 @@ import time
 from collections.abc import MutableMapping
 from typing import Any
 
+import orjson
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kivnun.server.bodies import MAX_JSON_BYTES, check_json
+from kivnun.server.callers import find_caller
 from kivnun.server.counters import Counters
 from kivnun.server.errors import ApiError, log_failure, to_api_error
 from kivnun.server.vertex.errors import reply_to
@@ -52,10 +54,10 @@ class RequestFrame:
             return
         answer = _Answer(send)
         scope.setdefault("state", {})["request_id"] = answer.request_id
-        scope["path"] = _own_path(scope["path"])
+        scope["path"], deployment = _own_path(scope["path"])
         self._counters.begin_request()
         try:
-            await self._answer(scope, receive, answer)
+            await self._answer(scope, receive, answer, deployment)
         except ClientDisconnect:
             pass
         finally:
@@ -63,12 +65,16 @@ class RequestFrame:
             seconds = time.perf_counter() - answer.began
             self._counters.end_request(route, scope["method"], answer.status or CLIENT_LEFT, seconds)
 
-    async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+    async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer", deployment: str | None) -> None:
         try:
             self._check_head(scope)
             receive = _with_deadline(receive)
-            if not _STREAMED.search(scope["path"]):
-                receive = await _check_body(Headers(scope=scope), receive)
+            headers = Headers(scope=scope)
+            if _has_body(headers) and not _STREAMED.search(scope["path"]):
+                if "caller" not in scope["state"]:
+                    # Nobody without a key makes the server hold and parse a large body.
+                    await find_caller(Request(scope))
+                receive = await _check_body(headers, receive, deployment)
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             raise
@@ -127,11 +133,12 @@ class _Answer:
         await self._send(message)
 
 
-def _own_path(path: str) -> str:
+def _own_path(path: str) -> tuple[str, str | None]:
+    """An address as the routes know it, and the model that Azure's way of writing it names."""
     found = _DEPLOYMENT.match(path)
     if found:
-        return f"/v1/{found[2]}"
-    return _AZURE.sub("/v1/", path, count=1)
+        return f"/v1/{found[2]}", found[1]
+    return _AZURE.sub("/v1/", path, count=1), None
 
 
 def _require_local(headers: Headers) -> None:
@@ -164,22 +171,34 @@ def _with_deadline(receive: Receive) -> Receive:
     return receive_in_time
 
 
-async def _check_body(headers: Headers, receive: Receive) -> Receive:
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+async def _check_body(headers: Headers, receive: Receive, deployment: str | None) -> Receive:
     """The body of a request as JSON, read and checked; what is returned gives it once more."""
-    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-    body = await _read_body(receive) if has_body else b""
+    body = await _read_body(receive)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and kind != "application/json" and not kind.endswith("+json"):
         shown = f"'{kind[:50]}'" if kind else "none"
         raise ApiError(415, f"Unsupported content type {shown}: send the header Content-Type: application/json.")
     if body:
         check_json(body)
+        body = body if deployment is None else _with_model(body, deployment)
     first: list[MutableMapping[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
         return first.pop() if first else await receive()
 
-    return receive_again if has_body else receive
+    return receive_again
+
+
+def _with_model(body: bytes, deployment: str) -> bytes:
+    """A body that asks for the model of its address, as Azure answers: the one in the body does not count there."""
+    value = orjson.loads(body)
+    if not isinstance(value, dict) or value.get("model") == deployment:
+        return body
+    return orjson.dumps({**value, "model": deployment})
 
 
 async def _read_body(receive: Receive) -> bytes:

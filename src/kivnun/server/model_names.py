@@ -52,11 +52,28 @@ def base_models(settings: ServeSettings) -> dict[str, str]:
     Args:
         settings: Of the server.
     """
-    names = {BUNDLED: BUNDLED}
+    source = settings.models.get(settings.base_model, settings.base_model)
+    return {BUNDLED: BUNDLED, stand_in(settings): source, **settings.models}
+
+
+def stand_in(settings: ServeSettings) -> str:
+    """What clients call the base model that stands in for hosted names.
+
+    Args:
+        settings: Of the server.
+    """
     base = settings.base_model
-    if base not in settings.models:
-        names[Path(base).resolve().name if Path(base).is_dir() else base] = base
-    return {**names, **settings.models}
+    return base if base in settings.models or not Path(base).is_dir() else Path(base).resolve().name
+
+
+def is_hosted(settings: ServeSettings, name: str) -> bool:
+    """Whether a name is one of the hosted service's, which `stand_in` answers for.
+
+    Args:
+        settings: Of the server.
+        name: As a client calls it.
+    """
+    return name not in base_models(settings) and _HOSTED.fullmatch(name) is not None
 
 
 def find_model(session: Session, service: Service, caller: Caller, name: str) -> NamedModel:
@@ -88,10 +105,7 @@ def find_base(settings: ServeSettings, name: str) -> str | None:
         settings: Of the server.
         name: As a client calls it.
     """
-    source = base_models(settings).get(name)
-    if source is None and _HOSTED.fullmatch(name):
-        return settings.models.get(settings.base_model, settings.base_model)
-    return source
+    return base_models(settings).get(stand_in(settings) if is_hosted(settings, name) else name)
 
 
 def may_use(caller: Caller) -> ColumnElement[bool]:

@@ -1,17 +1,22 @@
 """Models: those that this server has, by the names that clients use."""
 
 import shutil
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from kivnun.database.tables import CheckpointPermission, JobCheckpoint, TunedModel
+from kivnun.database.projects import FINISHED
+from kivnun.database.tables import CheckpointPermission, FineTuningJob, JobCheckpoint, TunedModel
+from kivnun.jobs.tuned_base import MERGED_NAME
 from kivnun.server.callers import Caller, get_service, require
+from kivnun.server.embeddings.models import find_embedder
 from kivnun.server.errors import ApiError
 from kivnun.server.folders import DataFolder
 from kivnun.server.model_names import (
+    OWNER,
     NamedModel,
     base_model,
     base_models,
@@ -40,17 +45,26 @@ def model_object(model: NamedModel) -> dict[str, Any]:
 
 @router.get("/models")
 def list_models(caller: Reader, service: TheService) -> dict[str, Any]:
-    """The base models, and the tuned ones that the caller may use, newest first."""
+    """The tuned models that the caller may use, newest first, the base models, and what embeds texts."""
     with service.database.reading() as session:
         query = select(TunedModel).where(may_use(caller)).order_by(TunedModel.number.desc())
         tuned = [tuned_model(service, row) for row in session.scalars(query)]
-    bases = [base_model(service.settings, name, source) for name, source in base_models(service.settings).items()]
-    return {"object": "list", "data": [model_object(each) for each in [*tuned, *bases]]}
+    names = base_models(service.settings)
+    bases = [base_model(service.settings, name, source) for name, source in names.items()]
+    embedder = find_embedder(service.settings)
+    embedders = [] if embedder is None or embedder in names else [_embedder_object(embedder)]
+    return {"object": "list", "data": [*(model_object(each) for each in [*tuned, *bases]), *embedders]}
+
+
+def _embedder_object(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": OWNER}
 
 
 @router.get("/models/{model:path}")
 def retrieve_model(model: str, caller: Reader, service: TheService) -> dict[str, Any]:
     """One model, under any name that it can be asked by."""
+    if model == find_embedder(service.settings) and find_base(service.settings, model) is None:
+        return _embedder_object(model)
     with service.database.reading() as session:
         return model_object(find_model(session, service, caller, model))
 
@@ -66,27 +80,49 @@ def delete_model(model: str, caller: Writer, service: TheService) -> dict[str, A
             _refuse(session, service, caller, model)
             raise model_not_found(model)
         folder, job_id = row.folder, row.job_id
+        _require_unused(session, DataFolder(service.settings.data_dir), row)
         session.query(CheckpointPermission).filter_by(model_name=model).delete()
         session.query(JobCheckpoint).filter_by(model_name=model).delete()
         session.delete(row)
         session.flush()
         kept = session.scalar(select(TunedModel.name).where(TunedModel.folder == folder).limit(1))
+        needs_base = _needs_base(session, job_id)
+    data = DataFolder(service.settings.data_dir)
     if kept is None:
-        _free(DataFolder(service.settings.data_dir), folder, job_id)
+        _free(data, data.root / folder, job_id)
+    if not needs_base:
+        _free(data, data.job(job_id) / MERGED_NAME, job_id)
     return {"id": model, "object": "model", "deleted": True}
 
 
 def _refuse(session: Session, service: Service, caller: Caller, model: str) -> None:
     """A model that can be seen and not deleted is refused as such."""
     permitted = session.scalar(select(TunedModel.name).where(TunedModel.name == model, may_use(caller)))
-    if permitted is not None or find_base(service.settings, model) is not None:
+    is_embedder = model == find_embedder(service.settings)
+    if permitted is not None or is_embedder or find_base(service.settings, model) is not None:
         message = f"You may not delete the model {model}: only tuned models of your own project can be deleted."
         raise ApiError(403, message, param="model", code="model_not_deletable")
 
 
-def _free(folder: DataFolder, model_folder: str, job_id: str) -> None:
-    """Give the disk back: the folder of the model, which lies in the folder of its job."""
-    path = (folder.root / model_folder).resolve()
+def _require_unused(session: Session, folder: DataFolder, model: TunedModel) -> None:
+    """Refuse while a job waits to start from a model; once it has, it has a copy."""
+    waiting = select(FineTuningJob.id).where(
+        FineTuningJob.base_model == model.folder, FineTuningJob.status.not_in(FINISHED)
+    )
+    if any(not (folder.job(job_id) / MERGED_NAME).is_dir() for job_id in session.scalars(waiting)):
+        message = f"A fine-tuning job that is not finished starts from {model.name}. Cancel it first, or wait for it."
+        raise ApiError(400, message, param="model", code="model_in_use")
+
+
+def _needs_base(session: Session, job_id: str) -> bool:
+    """Whether anything still lies upon the weights that a job made of the model that it went on from."""
+    left = session.scalar(select(TunedModel.name).where(TunedModel.job_id == job_id).limit(1))
+    return left is not None or session.scalars(select(FineTuningJob.status).filter_by(id=job_id)).one() not in FINISHED
+
+
+def _free(folder: DataFolder, model_folder: Path, job_id: str) -> None:
+    """Give the disk back: a folder in the folder of a job."""
+    path = model_folder.resolve()
     job = folder.job(job_id).resolve()
     if job in path.parents:
         # Under another name first: whoever opens it now finds it whole or not at all.

@@ -32,7 +32,7 @@ class ServeSettings:
         engine: What computes models: by what lies in their folder, or always one.
         strict: Whether data files are refused that the hosted service refuses, such as those with fewer than 10 rows.
         num_workers: Processes of this machine that run jobs; 0 for none.
-        memory_bytes: Most memory for models and jobs together; None for what the machine has.
+        memory_bytes: Most memory for models, and as much again for jobs; None for what the machine has.
         max_rows: Most answers that are computed side by side by one model.
         max_waiting: Most answers that wait; further ones are refused with 429.
         max_file_bytes: Largest file.

@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
-from sqlalchemy import make_url, select
+from sqlalchemy import make_url, or_, select
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kivnun.database.open import Database, open_database, sqlite_url
@@ -25,12 +26,12 @@ from kivnun.database.projects import ensure_defaults
 from kivnun.database.tables import ApiKey
 from kivnun.runs.atomic import write_atomic
 from kivnun.server.app import create_app
-from kivnun.server.binding import BACKLOG, listen, lock_data, require_models, require_safe
+from kivnun.server.binding import BACKLOG, listen, lock_data, require_database, require_models, require_safe
 from kivnun.server.counters import Counters
 from kivnun.server.folders import DataFolder
 from kivnun.server.late_pool import LatePool
 from kivnun.server.limits import Limits
-from kivnun.server.model_names import base_models
+from kivnun.server.model_names import base_models, stand_in
 from kivnun.server.service import ServeSettings, Service
 from kivnun.server.sweep import remove_unacknowledged
 from kivnun.server.workers import Workers
@@ -55,6 +56,7 @@ class Listening:
         url: Its address, with /v1.
         port: Its port.
         models: The base models by the names that clients use.
+        stand_in: Which of them answers, and is trained, for hosted names such as `gpt-4o-mini`.
         has_keys: Whether there is a key that requests may come with.
         require_keys: Whether they must.
         data_dir: Where everything lies.
@@ -64,6 +66,7 @@ class Listening:
     url: str
     port: int
     models: tuple[str, ...]
+    stand_in: str
     has_keys: bool
     require_keys: bool
     data_dir: Path
@@ -87,6 +90,7 @@ def serve(settings: ServeSettings, *, log: Log, ready: Callable[[Listening], Non
     folder = DataFolder(settings.data_dir)
     folder.make()
     with lock_data(folder), closing(listen(settings)) as listener, _open_service(settings, log) as service:
+        require_database(folder, service.database)
         removed = remove_unacknowledged(service)
         if removed:
             log(f"removed {removed} upload(s) that were not complete when the last server ended")
@@ -107,7 +111,8 @@ def _open_service(settings: ServeSettings, log: Log) -> Generator[Service]:
 def _make_vllm(settings: ServeSettings, log: Log) -> VllmServers | None:
     if settings.engine != "vllm":
         return None
-    return VllmServers(DataFolder(settings.data_dir).logs, max_rows=settings.max_rows, log=log)
+    logs = DataFolder(settings.data_dir).logs
+    return VllmServers(logs, max_rows=settings.max_rows, max_waiting=settings.max_waiting, log=log)
 
 
 def _make_pool(settings: ServeSettings, log: Callable[[str, Mapping[str, object]], None]) -> "ModelPool":
@@ -210,11 +215,13 @@ def _describe(service: Service, listener: socket.socket) -> Listening:
     shown = f"[{host}]" if ":" in host else host
     scheme = "http" if settings.tls_certificate is None else "https"
     with service.database.reading() as session:
-        has_keys = session.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None)).limit(1)) is not None
+        lasts = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > int(time.time()))
+        has_keys = session.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), lasts).limit(1)) is not None
     return Listening(
         url=f"{scheme}://{shown}:{port}/v1",
         port=port,
         models=tuple(base_models(settings)),
+        stand_in=stand_in(settings),
         has_keys=has_keys,
         require_keys=settings.require_keys,
         data_dir=settings.data_dir,

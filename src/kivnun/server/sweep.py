@@ -41,10 +41,12 @@ def expire(service: Service, now: float) -> None:
     """
     folder = DataFolder(service.settings.data_dir)
     with service.database.writing() as session:
-        due = session.scalars(select(File).where(File.expires_at <= now)).all()
+        # On PostgreSQL: what another transaction holds is about to be used, and waits for the next time.
+        due = session.scalars(select(File).where(File.expires_at <= now).with_for_update(skip_locked=True)).all()
         files = [file.id for file in due if not is_in_use(session, file)]
         session.execute(delete(File).where(File.id.in_(files)))
-        uploads = session.scalars(select(Upload).where(Upload.status == PENDING, Upload.expires_at <= now)).all()
+        late = select(Upload).where(Upload.status == PENDING, Upload.expires_at <= now)
+        uploads = session.scalars(late.with_for_update(skip_locked=True)).all()
         for upload in uploads:
             upload.status = EXPIRED
             forget_parts(session, upload.id)

@@ -49,13 +49,16 @@ class Asked:
         prompt_ids: At least one token.
         max_new_tokens: At most this many tokens; fewer where the model's context ends.
         stop_ids: Tokens that end the answer.
-        sampling: How each token is chosen; with a seed, the same request gives the same answer whatever runs beside it.
+        sampling: How each token is chosen. A seed fixes the draws; the logits that they are drawn from may differ in the
+            last bits with what runs beside the answer, and a draw that falls on such a border falls on its neighbour.
         frequency_penalty: Taken off a token's logit for each time that it stands in the answer.
         presence_penalty: Taken off once, if it stands there at all.
         logit_bias: Added to the logits of tokens.
         top_logprobs: How many of the likeliest tokens to tell with each; 0 for the chosen one alone, None for none.
         constraint: What the answer must look like.
         tell_prompt: Whether to tell the log-probabilities of the prompt's own tokens first, for `echo`.
+        cache_salt: What is kept of prompts begins only those with the same salt, so that nobody learns from the time to
+            a first token what others asked.
     """
 
     prompt_ids: tuple[int, ...]
@@ -68,6 +71,7 @@ class Asked:
     top_logprobs: int | None = None
     constraint: Constraint | None = None
     tell_prompt: bool = False
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,8 @@ class Lane:
             self._tell_prompt(answer, logits, count)
         if answer.fed == len(prompt):
             last_V = logits[-1] if tells else logits
-            self.prefixes.keep(self.number, self.model, answer.row, prompt, last_V)
+            salt = answer.asked.cache_salt
+            self.prefixes.keep(self.number, self.model, answer.row, prompt, last_V, salt=salt)
             self._start_running(answer, last_V)
         # However short a piece is, the model's weights are read for it.
         return max(count, FEWEST_TOKENS // 2)
@@ -256,7 +257,8 @@ class Lane:
             # The logits of kept tokens are gone.
             answer.row = self.model.begin(adapter=answer.adapter)
             return None
-        found = self.prefixes.find(self.number, answer.adapter, answer.asked.prompt_ids)
+        asked = answer.asked
+        found = self.prefixes.find(self.number, answer.adapter, asked.prompt_ids, salt=asked.cache_salt)
         answer.row = self.model.begin(adapter=answer.adapter, kept=found.pieces)
         answer.fed = answer.cached = found.num_tokens
         return found.logits

@@ -5,7 +5,8 @@ beginning share its blocks; the rest of a prompt is kept with the logits after i
 prompt needs no computing at all. When the room is full, what was not used for longest goes first, ends before their
 beginnings.
 
-Digests are cryptographic: another client's prompt cannot be made to look like one's own.
+Digests are cryptographic: another client's prompt cannot be made to look like one's own. They begin with a salt, so that
+clients who must not learn of each other's prompts share nothing, and no time to a first token tells of them.
 """
 
 import hashlib
@@ -60,15 +61,16 @@ class PrefixStore:
         self.num_bytes = 0
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
 
-    def find(self, owner: int, adapter: str | None, token_ids: Sequence[int]) -> Found:
+    def find(self, owner: int, adapter: str | None, token_ids: Sequence[int], *, salt: str = "") -> Found:
         """The longest beginning of a prompt that is kept; without its logits it lacks at least the last token.
 
         Args:
             owner: Number of the model.
             adapter: What it answers with.
             token_ids: The prompt.
+            salt: As it was kept with.
         """
-        blocks, end = _digests(owner, adapter, token_ids)
+        blocks, end = _digests(owner, adapter, token_ids, salt)
         pieces: list[Prefix] = []
         for digest in blocks:
             found = self._kept.get(digest)
@@ -84,7 +86,14 @@ class PrefixStore:
         return Found(tuple(used), sum(piece.num_tokens for piece in used))
 
     def keep(
-        self, owner: int, model: RowModel, row: Row, token_ids: Sequence[int], logits: NDArray[np.float32]
+        self,
+        owner: int,
+        model: RowModel,
+        row: Row,
+        token_ids: Sequence[int],
+        logits: NDArray[np.float32],
+        *,
+        salt: str = "",
     ) -> None:
         """Keep what a row computed for its prompt, as far as it is not kept.
 
@@ -94,10 +103,11 @@ class PrefixStore:
             row: Has computed the prompt, and has taken part in no step.
             token_ids: The prompt.
             logits: After its last token.
+            salt: Of those who may find it.
         """
         if not self.limit_bytes:
             return
-        blocks, end = _digests(owner, row.adapter, token_ids)
+        blocks, end = _digests(owner, row.adapter, token_ids, salt)
         rest = len(blocks) * BLOCK_TOKENS
         piece = model.keep(row, rest, len(token_ids)) if rest < len(token_ids) else None
         # Ends first: what is put in later is newer, and stays longer.
@@ -141,10 +151,10 @@ class PrefixStore:
             self._kept.move_to_end(digest)
 
 
-def _digests(owner: int, adapter: str | None, token_ids: Sequence[int]) -> tuple[list[bytes], bytes]:
+def _digests(owner: int, adapter: str | None, token_ids: Sequence[int], salt: str) -> tuple[list[bytes], bytes]:
     """The digest of each whole block with all before it, and that of the whole prompt."""
     ids = np.asarray(token_ids, dtype=np.int64)
-    digest = hashlib.blake2b(repr((owner, adapter)).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((owner, adapter, salt)).encode(), digest_size=16)
     blocks = []
     for start in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
         digest.update(ids[start : start + BLOCK_TOKENS].tobytes())

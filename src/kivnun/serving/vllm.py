@@ -138,13 +138,14 @@ class VllmServers:
     Args:
         log_folder: What vLLM says is kept there, without what clients write.
         max_rows: Most answers that it computes side by side.
+        max_waiting: Most further ones that wait in it.
         log: Told when one starts and ends.
 
     Raises:
         UserError: `dependency-missing` if there is no `vllm` command.
     """
 
-    def __init__(self, log_folder: Path, *, max_rows: int, log: Callable[[str], None]) -> None:
+    def __init__(self, log_folder: Path, *, max_rows: int, max_waiting: int, log: Callable[[str], None]) -> None:
         found = shutil.which(COMMAND)
         if found is None:
             hint = "pip install vllm in an environment whose folder of commands is on PATH, or leave out --engine"
@@ -152,6 +153,9 @@ class VllmServers:
         self._command = found
         self._log_file = log_folder / LOG_NAME
         self._max_rows = max_rows
+        # Those too that wait for it to start, which takes minutes.
+        self._max_asking = max_rows + max_waiting
+        self._num_asking = 0
         self._log = log
         self._server: VllmServer | None = None
         self._changing = asyncio.Lock()
@@ -164,9 +168,20 @@ class VllmServers:
             model: To be asked.
 
         Raises:
-            BusyError: If another base is being asked.
+            BusyError: If another base is being asked, or as many wait for this one as may.
             UserError: `engine-failed` if vLLM does not start, or does not take the adapter.
         """
+        if self._num_asking >= self._max_asking:
+            raise BusyError(RETRY_SECONDS)
+        self._num_asking += 1
+        try:
+            async with self._having(model) as server:
+                yield server
+        finally:
+            self._num_asking -= 1
+
+    @asynccontextmanager
+    async def _having(self, model: VllmModel) -> AsyncIterator[VllmServer]:
         async with self._changing:
             server = await self._server_of(model)
             server.num_asking += 1

@@ -100,7 +100,7 @@ def create_batch(asked: CreateBatch, request: Request, caller: Writer, service: 
 
 
 def _insert(session: Session, caller: Caller, asked: CreateBatch) -> Batch:
-    file = find_file(session, caller, asked.input_file_id)
+    file = find_file(session, caller, asked.input_file_id, lock=True)
     if file.purpose != PURPOSE:
         message = f"The purpose of {file.id} is `{file.purpose}`, and must be `{PURPOSE}`."
         raise ApiError(400, message, param="input_file_id", code="invalid_file_purpose")

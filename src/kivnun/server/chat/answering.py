@@ -65,12 +65,14 @@ class Delta:
         text: More text.
         calls: More of calls.
         tokens: The tokens that begin in it, those of the prompt first; none unless log-probabilities are asked for.
+        num_answered: How many tokens of the answer were computed until then.
     """
 
     index: int
     text: str
     calls: tuple[CallPart, ...]
     tokens: tuple[TextToken, ...]
+    num_answered: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class _Reading:
 
     def push(self, token: Token) -> Delta | None:
         if token.of_prompt:
-            return Delta(self.index, "", (), (TextToken(token, 0),))
+            return Delta(self.index, "", (), (TextToken(token, 0),), 0)
         self.num_tokens += 1
         return self._to_delta(self.text.push((token,)), last=False)
 
@@ -130,7 +132,7 @@ class _Reading:
         text = "".join(each for each in found if isinstance(each, str))
         parts = tuple(each for each in found if isinstance(each, CallPart))
         tokens = piece.tokens if self.tells_tokens else ()
-        return Delta(self.index, text, parts, tokens) if text or parts or tokens else None
+        return Delta(self.index, text, parts, tokens, self.num_tokens) if text or parts or tokens else None
 
 
 async def follow(model: "OpenModel", wishes: Sequence[Wish]) -> AsyncGenerator[Delta | Finish, None]:

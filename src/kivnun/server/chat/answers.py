@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kivnun.data.conversation import Message
 from kivnun.errors import UserError
-from kivnun.server.chat.answering import Calling, Delta, Finish, FinishReason, Wish, follow
+from kivnun.server.chat.answering import Calling, Delta, Finish, FinishReason, Wish
 from kivnun.server.chat.call_form import learn_form
 from kivnun.server.chat.call_grammar import NO_ARGUMENTS, CallWish, Function, write_grammar
 from kivnun.server.chat.messages import to_conversation
@@ -108,35 +107,19 @@ def new_call_id() -> str:
     return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
 
 
-def prepare_chat(model: "OpenModel", request: ChatRequest) -> ChatAsk:
+def prepare_chat(model: "OpenModel", request: ChatRequest, *, cache_salt: str) -> ChatAsk:
     """What a request asks of a model; may take a second for a new schema, so that no event loop should wait for it.
 
     Args:
         model: That will answer.
         request: Supported in all of its fields.
+        cache_salt: Of those who may share what is kept of the prompt.
 
     Raises:
         ApiError: 400.
     """
     messages = to_conversation(request.messages)
     tools = () if request.tool_choice == "none" else tuple(request.tools or ())
-    return prepare_messages(model, request, messages, tools)
-
-
-def prepare_messages(
-    model: "OpenModel", request: ChatRequest, messages: Sequence[Message], tools: Sequence[FunctionTool]
-) -> ChatAsk:
-    """As `prepare_chat`, for messages that came in another shape.
-
-    Args:
-        model: That will answer.
-        request: Everything but the messages.
-        messages: What is said so far.
-        tools: Functions that may be called.
-
-    Raises:
-        ApiError: 400.
-    """
     prompt = render_messages(model, messages, [tool.model_dump(exclude_none=True) for tool in tools])
     room = require_room(model, prompt)
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
@@ -147,24 +130,11 @@ def prepare_messages(
         prompt.token_ids,
         max_new_tokens=most if room is None else min(most, room),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        cache_salt=cache_salt,
     )
     calling, grammar = _find_form(model, request, tools)
     wish = Wish(asked, request.n or 1, read_stops(request.stop), grammar, calling)
     return ChatAsk(wish, prompt, limit is not None)
-
-
-async def ask_choices(model: "OpenModel", wish: Wish) -> ChatResult:
-    """All answers of a wish, whole; cancelled, nothing more is computed.
-
-    Args:
-        model: That answers.
-        wish: What is wanted.
-
-    Raises:
-        UserError: What ended an answer early.
-        BusyError: Too many answers wait.
-    """
-    return await gather_choices(follow(model, [wish]), wish.num_answers)
 
 
 async def gather_choices(told: AsyncIterator[Delta | Finish], num_answers: int) -> ChatResult:

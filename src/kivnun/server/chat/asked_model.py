@@ -11,10 +11,10 @@ from starlette.concurrency import run_in_threadpool
 
 from kivnun import __version__
 from kivnun.server.callers import Caller
-from kivnun.server.chat.answering import Finish
+from kivnun.server.chat.answering import Delta, Finish
 from kivnun.server.model_names import NamedModel, find_model
 from kivnun.server.service import Service
-from kivnun.serving.answers import Ended
+from kivnun.serving.answers import BusyError, Ended
 
 if TYPE_CHECKING:
     from kivnun.serving.pool import OpenModel
@@ -30,13 +30,13 @@ class Spending:
 
     Attributes:
         ended: The answers that have ended.
+        answered: How many tokens each answer has so far, by its number.
         started: When the request came.
-        any_told: Whether an answer has begun.
     """
 
     ended: list[Ended] = field(default_factory=list[Ended])
+    answered: dict[int, int] = field(default_factory=dict[int, int])
     started: float = field(default_factory=time.perf_counter)
-    any_told: bool = False
 
 
 async def name_model(service: Service, caller: Caller, name: str) -> NamedModel:
@@ -90,6 +90,8 @@ async def spending(
 ) -> AsyncIterator[Spending]:
     """Take tokens off a project's limit, and settle with what was really used, however it ends.
 
+    What a client read before it went away is used; a request that found no place has used nothing.
+
     Args:
         service: Of the server.
         caller: Whose tokens.
@@ -99,20 +101,24 @@ async def spending(
     Raises:
         ApiError: 429.
     """
-    taken = sum(prompt_tokens) + answer_tokens
+    prompt = sum(prompt_tokens)
+    taken = prompt + answer_tokens
     service.limits.take_tokens(caller, taken)
     spent = Spending()
     try:
         yield spent
+    except BusyError:
+        if not spent.answered:
+            prompt = 0
+        raise
     finally:
-        prompt = sum(prompt_tokens)
-        answer = sum(ended.answer_tokens for ended in spent.ended)
+        answer = sum(spent.answered.values())
         cached = sum(ended.cached_tokens for ended in spent.ended)
         service.limits.give_back_tokens(caller, taken - prompt - answer)
         service.counters.tokens(prompt=prompt, cached=cached, answer=answer)
 
 
-def note(service: Service, spent: Spending, told: object) -> None:
+def note(service: Service, spent: Spending, told: Delta | Finish) -> None:
     """Count what came of an answer.
 
     Args:
@@ -120,8 +126,10 @@ def note(service: Service, spent: Spending, told: object) -> None:
         spent: Of the request.
         told: A delta or an end.
     """
-    if not spent.any_told:
-        spent.any_told = True
+    if not spent.answered:
         service.counters.first_token(time.perf_counter() - spent.started)
     if isinstance(told, Finish):
         spent.ended.append(told.ended)
+        spent.answered[told.index] = told.ended.answer_tokens
+    else:
+        spent.answered[told.index] = 0

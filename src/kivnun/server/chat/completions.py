@@ -75,7 +75,7 @@ async def create_completion(
     if passed_on is not None:
         return passed_on
     model = await open_model(service, named)
-    prompts = await run_in_threadpool(_prepare, model, body)
+    prompts = await run_in_threadpool(_prepare, model, body, caller.project_id)
     vocabulary = vocabulary_of(model.encoder)
     head = TextHead(new_id("cmpl-"), now(), body.model, fingerprint(named), vocabulary, body.logprobs)
     completion = _Completion(service, caller, model, body, prompts, head)
@@ -85,16 +85,18 @@ async def create_completion(
     return Response(status_code=CLIENT_GONE) if made is None else JSONResponse(made)
 
 
-def _prepare(model: "OpenModel", request: CompletionRequest) -> tuple[_Prompt, ...]:
+def _prepare(model: "OpenModel", request: CompletionRequest, cache_salt: str) -> tuple[_Prompt, ...]:
     prompts = prompts_of(request)
     many = len(prompts) > 1
     return tuple(
-        _prepare_one(model, request, prompt, f"prompt[{number}]" if many else "prompt")
+        _prepare_one(model, request, prompt, f"prompt[{number}]" if many else "prompt", cache_salt)
         for number, prompt in enumerate(prompts)
     )
 
 
-def _prepare_one(model: "OpenModel", request: CompletionRequest, prompt: str | list[int], where: str) -> _Prompt:
+def _prepare_one(
+    model: "OpenModel", request: CompletionRequest, prompt: str | list[int], where: str, cache_salt: str
+) -> _Prompt:
     ids, num_hidden = _read_prompt(model, prompt, where)
     limit, wanted = model.context_tokens, request.max_tokens
     most = DEFAULT_MAX_TOKENS if wanted is None else wanted
@@ -108,6 +110,7 @@ def _prepare_one(model: "OpenModel", request: CompletionRequest, prompt: str | l
         max_new_tokens=most if limit is None else min(most, limit - len(ids)),
         top_logprobs=(request.logprobs or 0) if tells else None,
         tell_prompt=bool(request.echo) and request.logprobs is not None,
+        cache_salt=cache_salt,
     )
     num_answers = max(request.n or 1, request.best_of or 1)
     wish = Wish(asked, num_answers, read_stops(request.stop), drops_space=False)

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from kivnun.server.errors import log_failure, to_api_error
 
@@ -19,19 +19,42 @@ DONE = b"data: [DONE]\n\n"
 CLIENT_GONE = 499
 # Proxies that collect a reply before they pass it on would undo streaming.
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+# What a client does not take stays in memory. One that took nothing for so long is given up.
+STALLED_SECONDS = 120.0
 
 
 class EventStream(StreamingResponse):
-    """A stream that is closed as soon as its client is gone, and not when somebody collects it."""
+    """A stream that is closed as soon as its client is gone or takes no more, and not when somebody collects it.
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+    Args:
+        events: To send, in order.
+        headers: Of the reply.
+        stalled_seconds: How long a client may take nothing.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        *,
+        stalled_seconds: float = STALLED_SECONDS,
+    ) -> None:
         super().__init__(events, media_type="text/event-stream", headers={**HEADERS, **headers})
         self._events = events
+        self._stalled_seconds = stalled_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._stalled_seconds):
+                    await send(message)
+            except TimeoutError as error:
+                raise ClientDisconnect from error
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
         finally:
             await self._events.aclose()
 

@@ -60,7 +60,7 @@ async def create_chat_completion(
     if passed_on is not None:
         return passed_on
     model = await open_model(service, named)
-    ask = await run_in_threadpool(prepare_chat, model, body)
+    ask = await run_in_threadpool(prepare_chat, model, body, cache_salt=caller.project_id)
     head = Head(
         id=new_id("chatcmpl-"),
         created=now(),

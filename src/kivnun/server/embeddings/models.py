@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from kivnun.errors import UserError
+from kivnun.retrieval.builtin import NAME as BUILTIN_NAME
+from kivnun.retrieval.builtin import WEIGHTS_NAME, cache_folder
 from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
 from kivnun.server.late_pool import wait_for_libraries
 from kivnun.server.model_names import find_model
-from kivnun.server.service import Service
+from kivnun.server.service import ServeSettings, Service
 from kivnun.serving.answers import BusyError
 
 # Further ones are refused: each may take seconds.
@@ -124,6 +126,24 @@ def find_source(session: Session, service: Service, caller: Caller, name: str) -
         message = f"The model `{name}` gives no embeddings: it writes text. Ask for `{say_embedder(default)}`."
         raise ApiError(400, message, param="model", code="model_not_supported")
     return source, False
+
+
+def find_embedder(settings: ServeSettings) -> str | None:
+    """What clients call the server's own embedder; None where it is not on this machine.
+
+    Args:
+        settings: Of the server.
+    """
+    spec = settings.embedding_model or DEFAULT_SPEC
+    return say_embedder(spec) if spec in settings.models or _is_here(spec) else None
+
+
+def _is_here(spec: str) -> bool:
+    kind, _, name = spec.partition(":")
+    if kind == "builtin":
+        return (cache_folder() / BUILTIN_NAME / WEIGHTS_NAME).is_file()
+    # What the hub has is fetched when it is first asked for.
+    return kind == "hf" or (kind == "dir" and (Path(name).expanduser() / "config.json").is_file())
 
 
 def say_embedder(spec: str) -> str:

@@ -16,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
-from kivnun.runs.atomic import PARTIAL_SUFFIX
+from kivnun.runs.atomic import PARTIAL_SUFFIX, disk_full_as_user_error
 from kivnun.server.errors import ApiError, invalid
 from kivnun.server.middleware import too_large
 
@@ -93,13 +93,15 @@ class _FileWriter:
         buffer, self._buffer = self._buffer, bytearray()
         self._digest.update(buffer)
         view = memoryview(buffer)
-        while view:
-            view = view[self._file.write(view) :]
+        with disk_full_as_user_error(self.path):
+            while view:
+                view = view[self._file.write(view) :]
 
     def finish(self) -> str:
         """Everything on the disk; returns the hash."""
         self.write()
-        os.fsync(self._file.fileno())
+        with disk_full_as_user_error(self.path):
+            os.fsync(self._file.fileno())
         self._file.close()
         return self._digest.hexdigest()
 

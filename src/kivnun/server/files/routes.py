@@ -68,18 +68,20 @@ def file_object(file: File) -> dict[str, Any]:
     return told
 
 
-def find_file(session: Session, caller: Caller, file_id: str) -> File:
+def find_file(session: Session, caller: Caller, file_id: str, *, lock: bool = False) -> File:
     """A file of the caller's project.
 
     Args:
         session: Open for reading.
         caller: Who asks.
         file_id: As the client names it.
+        lock: Whether it stays as it is until the transaction ends: nobody deletes what something begins to need.
 
     Raises:
         ApiError: 404.
     """
-    file = session.scalar(select(File).where(File.id == file_id, File.project_id == caller.project_id))
+    query = select(File).where(File.id == file_id, File.project_id == caller.project_id)
+    file = session.scalar(query.with_for_update() if lock else query)
     if file is None or (file.expires_at is not None and file.expires_at <= time.time()):
         raise not_found("File object", file_id)
     return file
@@ -275,7 +277,7 @@ def _read(stream: BufferedReader) -> Iterator[bytes]:
 def delete_file(file_id: str, caller: Writer, service: TheService) -> dict[str, Any]:
     """Delete a file that nothing unfinished reads."""
     with service.database.writing() as session:
-        file = find_file(session, caller, file_id)
+        file = find_file(session, caller, file_id, lock=True)
         user = find_use(session, file)
         if user is not None:
             message = (

@@ -138,13 +138,18 @@ def create_upload(body: CreateUpload, request: Request, caller: Writer, service:
 async def create_part(upload_id: str, request: Request, caller: Writer, service: TheService) -> dict[str, Any]:
     """Keep one part: multipart, with `data`."""
     upload = await run_in_threadpool(_find_pending, service, caller, upload_id)
-    form = await receive_form(
-        request.stream(),
-        request.headers.get("content-type", ""),
-        file_field="data",
-        folder=DataFolder(service.settings.data_dir).upload(upload.id),
-        limit=upload.num_bytes,
-    )
+    try:
+        form = await receive_form(
+            request.stream(),
+            request.headers.get("content-type", ""),
+            file_field="data",
+            folder=DataFolder(service.settings.data_dir).upload(upload.id),
+            limit=upload.num_bytes,
+        )
+    except FileNotFoundError:
+        # The upload ended before the body came, and its folder went.
+        await run_in_threadpool(_find_pending, service, caller, upload_id)
+        raise
     try:
         for name in form.fields:
             raise invalid(name[:100], f"Unrecognized request argument supplied: {name[:100]}", code="unknown_parameter")
@@ -161,7 +166,7 @@ def _keep_part(service: Service, caller: Caller, upload_id: str, received: Recei
     )
     path = DataFolder(service.settings.data_dir).part(upload_id, part.id)
     with service.database.writing() as session:
-        upload = _require_pending(_find(session, caller, upload_id))
+        upload = _require_pending(_find(session, caller, upload_id, lock=True))
         kept = select(func.coalesce(func.sum(UploadPart.num_bytes), 0)).where(UploadPart.upload_id == upload_id)
         if session.scalars(kept).one() + part.num_bytes > 2 * upload.num_bytes + SPARE_BYTES:
             message = f"The parts of this upload have more bytes than the {upload.num_bytes} that were announced."
@@ -186,13 +191,16 @@ def complete_upload(
             return _completed(session, caller, upload)
         _require_pending(upload)
         paths = _order_parts(session, folder, upload, body.part_ids)
-    received = join_parts(paths, folder.files, upload.filename)
+    try:
+        received = join_parts(paths, folder.files, upload.filename)
+    except FileNotFoundError:
+        # Another request ended the upload meanwhile, and took the parts away.
+        with service.database.reading() as session:
+            return _completed(session, caller, _require(_find(session, caller, upload_id), COMPLETED))
     try:
         if body.md5 is not None and body.md5.lower() != received.md5:
             raise invalid("md5", f"The parts have the MD5 {received.md5}, and not {body.md5[:64]}.")
         told = _finish(service, caller, upload, received.file)
-    except FileNotFoundError as error:
-        raise ApiError(400, f"The upload {upload_id} is not pending any more.", param="upload_id") from error
     finally:
         received.file.discard()
     shutil.rmtree(folder.upload(upload_id), ignore_errors=True)
@@ -202,10 +210,12 @@ def complete_upload(
 
 def _order_parts(session: Session, folder: DataFolder, upload: Upload, part_ids: Sequence[str]) -> list[Path]:
     parts = {part.id: part for part in session.scalars(select(UploadPart).where(UploadPart.upload_id == upload.id))}
+    seen: set[str] = set()
     for place, part_id in enumerate(part_ids):
-        if part_id not in parts or part_id in part_ids[:place]:
+        if part_id not in parts or part_id in seen:
             problem = "is given twice" if part_id in parts else "is no part of this upload"
             raise invalid(f"part_ids[{place}]", f"Invalid 'part_ids[{place}]': {part_id[:100]} {problem}.")
+        seen.add(part_id)
     num_bytes = sum(parts[part_id].num_bytes for part_id in part_ids)
     if num_bytes != upload.num_bytes:
         message = f"The parts have {num_bytes} bytes together, and {upload.num_bytes} were announced."
@@ -246,7 +256,7 @@ def _completed(session: Session, caller: Caller, upload: Upload) -> dict[str, An
 def cancel_upload(upload_id: str, caller: Writer, service: TheService) -> dict[str, Any]:
     """End an upload; its parts are removed."""
     with service.database.writing() as session:
-        upload = _find(session, caller, upload_id)
+        upload = _find(session, caller, upload_id, lock=True)
         if upload.status != CANCELLED:
             _require_pending(upload).status = CANCELLED
             forget_parts(session, upload_id)
@@ -254,8 +264,10 @@ def cancel_upload(upload_id: str, caller: Writer, service: TheService) -> dict[s
     return upload_object(upload)
 
 
-def _find(session: Session, caller: Caller, upload_id: str) -> Upload:
+def _find(session: Session, caller: Caller, upload_id: str, *, lock: bool = False) -> Upload:
     query = select(Upload).where(Upload.id == upload_id, Upload.project_id == caller.project_id)
+    # On PostgreSQL another transaction could end the upload between being read here and being written.
+    query = query.with_for_update() if lock else query
     upload = session.scalar(query.execution_options(populate_existing=True))
     if upload is None:
         raise not_found("Upload object", upload_id)

@@ -18,7 +18,7 @@ from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
 from kivnun.server.folders import is_id
 from kivnun.server.limits import require_job_room
-from kivnun.server.model_names import find_model
+from kivnun.server.model_names import find_model, is_hosted, stand_in
 from kivnun.server.service import Service
 from kivnun.server.tuning.shapes import MAX_SEED, CreateJob, Hyperparameters, list_hyperparameters
 
@@ -71,9 +71,13 @@ def read_wish(session: Session, service: Service, caller: Caller, asked: CreateJ
         file_id: str | None = getattr(asked, param)
         if file_id is not None:
             require_file(session, caller, file_id, param)
-    notes = (
-        () if asked.trainingType is None else ("trainingType chooses among Azure's machines; it has no effect here",)
-    )
+    notes: list[str] = []
+    if is_hosted(service.settings, asked.model):
+        own = stand_in(service.settings)
+        words = f"{asked.model} is not on this machine: {own} is trained in its place"
+        notes.append(f"{words} (`kivnun serve --base-model` chooses it)")
+    if asked.trainingType is not None:
+        notes.append("trainingType chooses among Azure's machines; it has no effect here")
     return JobWish(
         model=asked.model,
         base_model=base_model,
@@ -84,7 +88,7 @@ def read_wish(session: Session, service: Service, caller: Caller, asked: CreateJ
         seed=asked.seed,
         integrations=_read_integrations(asked),
         metadata=asked.metadata,
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

@@ -10,7 +10,7 @@ import re
 import secrets
 from pathlib import Path
 
-from kivnun.runs.atomic import PARTIAL_SUFFIX
+from kivnun.runs.atomic import PARTIAL_SUFFIX, disk_full_as_user_error
 from kivnun.server.errors import ApiError
 from kivnun.server.files.multipart import ReceivedFile
 
@@ -68,7 +68,7 @@ def copy_object(path: Path, folder: Path, limit: int, param: str) -> ReceivedFil
     partial = folder / f".{secrets.token_hex(16)}{PARTIAL_SUFFIX}"
     digest, num_bytes = hashlib.sha256(), 0
     try:
-        with path.open("rb") as source, partial.open("xb") as copy:
+        with disk_full_as_user_error(partial), path.open("rb") as source, partial.open("xb") as copy:
             while num_bytes <= limit and (chunk := source.read(CHUNK_BYTES)):
                 num_bytes += len(chunk)
                 digest.update(chunk)
