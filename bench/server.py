@@ -20,6 +20,8 @@ from typing import Any
 
 BENCH = Path(__file__).resolve().parent
 PARTS = ("streams", "kills", "upload", "listing", "fuzz")
+# They print a table while they measure.
+SAYS_ITSELF = ("streams", "listing")
 
 
 def main() -> int:
@@ -34,6 +36,9 @@ def main() -> int:
     for part in parts:
         print(f"== {part}", flush=True)
         results[part] = importlib.import_module(f"server_{part}").run(options)
+        if part not in SAYS_ITSELF:
+            for name, value in results[part].items():
+                print(f"{name:24} {value}", flush=True)
     if options.json:
         print(json.dumps(results))
     return 1 if any(result.get("passed") is False for result in results.values()) else 0

@@ -1,6 +1,6 @@
 """Sends ten thousand bad requests to a real server: none may be answered with a 5xx, a traceback, or silence.
 
-    bench/server_fuzz.py [--count 10000] [--seed 1] [--threads 4] [--quick] [--json]
+    python bench/server.py fuzz [--count 10000] [--seed 1] [--threads 4] [--quick] [--json]
 
 Requests are drawn by `tests/server/bad_requests.py` and sent as bytes over sockets: wrong JSON, wrong bytes, wrong
 addresses, headers, lengths, chunks and forms, and what is no HTTP. The server is `kivnun serve` on a tiny model, with
@@ -8,11 +8,9 @@ keys and without worker processes. What it keeps in memory is looked at before a
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "server"))
@@ -22,22 +20,20 @@ import psutil
 from bad_requests import fuzz
 from running import run_server, write_chat_model
 
-QUICK_COUNT = 500
+COUNT, QUICK_COUNT = 10_000, 500
 # Each request must end within this time; a long answer of the model is one that ends.
 SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to send."""
-
-    count: int = 10_000
-    seed: int = 1
-    threads: int = 4
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this part."""
+    parser.add_argument("--count", type=int, default=None, help=f"requests (default: 10,000; {QUICK_COUNT} if quick)")
+    parser.add_argument("--threads", type=int, default=4, help="that send them (default: 4)")
 
 
-def run(options: Options) -> dict[str, object]:
+def run(options: argparse.Namespace) -> dict[str, object]:
     """Send them, and say what came back."""
+    count = options.count or (QUICK_COUNT if options.quick else COUNT)
     with tempfile.TemporaryDirectory() as folder:
         model = write_chat_model(Path(folder) / "tiny")
         with run_server(Path(folder) / "data", model, "--workers", "0") as server:
@@ -49,7 +45,7 @@ def run(options: Options) -> dict[str, object]:
             report = fuzz(
                 server.root_url,
                 server.key,
-                count=options.count,
+                count=count,
                 seed=options.seed,
                 threads=options.threads,
                 seconds=SECONDS,
@@ -59,7 +55,7 @@ def run(options: Options) -> dict[str, object]:
             failures = server.log_file.read_text("utf-8").count("failed with")
             after = process.memory_info().rss
     return {
-        "requests": options.count,
+        "requests": count,
         "seed": options.seed,
         "seconds": round(seconds, 1),
         "statuses": {str(status): count for status, count in sorted(report.statuses.items())},
@@ -73,24 +69,3 @@ def run(options: Options) -> dict[str, object]:
         "problems": report.problems[:20],
         "passed": not report.problems and not failures and health == "ok",
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=Options.count)
-    parser.add_argument("--seed", type=int, default=Options.seed)
-    parser.add_argument("--threads", type=int, default=Options.threads)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_COUNT} requests")
-    parser.add_argument("--json", action="store_true", help="the last line is a JSON object")
-    arguments = parser.parse_args()
-    count = QUICK_COUNT if arguments.quick else arguments.count
-    result = run(Options(count, arguments.seed, arguments.threads))
-    for name, value in result.items():
-        print(f"{name:22} {value}")
-    if arguments.json:
-        print(json.dumps(result))
-    sys.exit(0 if result["passed"] else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Pages of a database with many jobs and events, through a real server: 10,000 jobs, 1M events, p95 below 50 ms.
 
-    python bench/server_listing.py [--quick] [--postgres] [--json]
+    python bench/server.py listing [--quick] [--postgres] [--json]
 
 The rows are written straight into the tables of a new database, half of the events to one long job; then a server is
 started on it and asked over one connection, page by page, from a first page to the last, with and without filters.
@@ -43,19 +43,6 @@ AIM_MS = 50.0
 START_SECONDS = 120
 BEGAN = 1_760_000_000
 STATES = ("succeeded",) * 7 + ("failed", "cancelled", "queued")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Pages of a database with many jobs and events.")
-    parser.add_argument("--quick", action="store_true", help="fewer rows and repetitions")
-    parser.add_argument("--seed", type=int, default=0, help="of which pages are asked for (default: 0)")
-    parser.add_argument("--json", action="store_true", help="the last line of the output is a JSON object")
-    add_options(parser)
-    options = parser.parse_args()
-    result = run(options)
-    if options.json:
-        print(json.dumps(result))
-    return 0 if result["passed"] else 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -310,7 +297,3 @@ def writing_events(database: Database, num_events: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

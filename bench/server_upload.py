@@ -1,6 +1,6 @@
 """Sends a large file to a real server, at once and in parts, while the server's memory is watched.
 
-    bench/server_upload.py [--mib 2048] [--part-mib 64] [--side-by-side 4] [--quick] [--json]
+    python bench/server.py upload [--mib 2048] [--part-mib 64] [--side-by-side 4] [--quick] [--json]
 
 The file is read from a pipe of random bytes, so that this program does not hold it either. Both ways go through
 OpenAI's own library where it can stream (parts), and through HTTP as that library writes it where it cannot (whole
@@ -10,7 +10,6 @@ process, sampled twenty times a second; what counts is how far it grows above wh
 
 import argparse
 import hashlib
-import json
 import sys
 import tempfile
 import threading
@@ -18,7 +17,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "server"))
@@ -38,13 +36,13 @@ BOUNDARY = "kivnun-bench-boundary"
 TIMEOUT = httpx.Timeout(600)
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to send."""
-
-    mib: int = 2048
-    part_mib: int = 64
-    side_by_side: int = 4
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this part."""
+    parser.add_argument(
+        "--mib", type=int, default=None, help=f"of the file (default: 2,048; {QUICK_MIB} if quick)"
+    )
+    parser.add_argument("--part-mib", type=int, default=None, help="size of a part (default: 64; 16 if quick)")
+    parser.add_argument("--side-by-side", type=int, default=4, help="parts sent at once (default: 4)")
 
 
 class Memory:
@@ -114,7 +112,7 @@ def send_whole(server: RunningServer, mib: int) -> str:
     return reply.json()["id"]
 
 
-def send_parts(server: RunningServer, options: Options) -> str:
+def send_parts(server: RunningServer, options: argparse.Namespace) -> str:
     """`uploads`: parts side by side, the last ones first."""
     size = options.part_mib
     starts = list(range(0, options.mib, size))
@@ -145,8 +143,10 @@ def hash_content(server: RunningServer, file_id: str) -> str:
     return digest.hexdigest()
 
 
-def run(options: Options) -> dict[str, object]:
+def run(options: argparse.Namespace) -> dict[str, object]:
     """Both ways, one after the other."""
+    options.mib = options.mib or (QUICK_MIB if options.quick else 2048)
+    options.part_mib = options.part_mib or (16 if options.quick else 64)
     result: dict[str, object] = {"mib": options.mib, "part_mib": options.part_mib, "side_by_side": options.side_by_side}
     expected = hash_blocks(options.mib)
     passed = True
@@ -174,24 +174,3 @@ def run(options: Options) -> dict[str, object]:
                     "same_bytes": same,
                 }
     return result | {"passed": passed}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mib", type=int, default=Options.mib)
-    parser.add_argument("--part-mib", type=int, default=Options.part_mib)
-    parser.add_argument("--side-by-side", type=int, default=Options.side_by_side)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_MIB} MiB in parts of 16")
-    parser.add_argument("--json", action="store_true", help="the last line is a JSON object")
-    arguments = parser.parse_args()
-    options = Options(arguments.mib, arguments.part_mib, arguments.side_by_side)
-    result = run(Options(QUICK_MIB, 16, 4) if arguments.quick else options)
-    for name, value in result.items():
-        print(f"{name:14} {value}")
-    if arguments.json:
-        print(json.dumps(result))
-    sys.exit(0 if result["passed"] else 1)
-
-
-if __name__ == "__main__":
-    main()
