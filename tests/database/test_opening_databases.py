@@ -136,6 +136,13 @@ def test_what_cannot_be_opened_is_refused_without_the_password(url: str) -> None
     assert "hidden" not in str(caught.value)
 
 
+def test_a_password_in_the_query_is_a_password_too() -> None:
+    with pytest.raises(UserError) as caught:
+        open_database("postgresql+psycopg://nobody@127.0.0.1:1/x?password=geheim&connect_timeout=1")
+    assert caught.value.code == "database-failed"
+    assert "geheim" not in str(caught.value) + caught.value.problem
+
+
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "kivnun.sqlite"
     path.write_bytes(b"something else, long enough to be looked at" * 50)

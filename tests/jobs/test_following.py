@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from job_place import JobPlace, lessee
-from log_samples import Line, kept, run_with_kills, to_bytes, whole_run
+from log_samples import Line, fit, kept, run_with_kills, saved, step, to_bytes, whole_run
 
 from kivnun.jobs.follow import Follower
 from kivnun.jobs.queue import CRASH, LeaseLostError, lease_next
@@ -59,6 +59,19 @@ def test_reading_that_is_cut_short_anywhere_comes_to_the_same_rows(place: JobPla
             follower = Follower(place.database, cut, NAME, log)
         follower.read()
     assert rows(place, cut) == rows(place, whole)
+
+
+def test_a_model_that_was_kept_is_told_though_the_log_lost_lines_that_were_told(place: JobPlace, log: Path) -> None:
+    """As after a power cut: the database was on the disk, and the end of the log was not."""
+    job_id = leased(place, events_read=100)
+    log.write_bytes(to_bytes([fit(), step(1)]))
+    Follower(place.database, job_id, NAME, log).read()
+    for lines in ([fit(1), step(2), saved(2)], [kept(2)]):
+        follower = Follower(place.database, job_id, NAME, log)
+        with log.open("ab") as file:
+            file.write(to_bytes(lines))
+        follower.read()
+    assert [row.step for row in place.checkpoints(job_id)] == [2]
 
 
 def test_a_transaction_that_fails_leaves_nothing_and_the_next_reader_tells_it_all(place: JobPlace, log: Path) -> None:

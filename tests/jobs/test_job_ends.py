@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from job_place import JobPlace, lessee
-from log_samples import run_with_kills, to_bytes, whole_run
+from log_samples import fit, run_with_kills, step, to_bytes, whole_run
 from sqlalchemy import select
 
 from kivnun.database.tables import File
@@ -69,6 +69,13 @@ def test_the_numbers_are_plain_csv_with_one_row_for_each_step(tmp_path: Path, li
     ]
 
 
+def test_steps_whose_lines_were_lost_leave_their_rows_empty(tmp_path: Path) -> None:
+    """As when the power fails after the checkpoint of a step and before its line reached the disk."""
+    (tmp_path / "log").write_bytes(to_bytes([fit(), step(1), fit(3), step(4)]))
+    rows = list(csv.reader(read_numbers(tmp_path / "log").to_csv().decode().splitlines()))
+    assert [row[:2] for row in rows[1:]] == [["1", "1.0"], ["2", ""], ["3", ""], ["4", "0.25"]]
+
+
 def test_finishing_that_is_cut_short_before_its_end_can_be_done_again(place: JobPlace) -> None:
     work, job_id = trained(place, whole_run())
     place.change(job_id, lease_owner="somebody else")
@@ -95,6 +102,7 @@ def test_a_job_that_was_cancelled_while_it_ended_is_cancelled(place: JobPlace) -
         place.want(job_id, "cancel")
         end(work, job_id)
         assert (place.job(job_id).status, place.models(job_id), place.job(job_id).error) == ("cancelled", [], None)
+        assert list((place.root / "files").iterdir()) == []
 
 
 def test_a_failed_job_has_the_three_fields_and_an_event_with_the_lines(place: JobPlace) -> None:
@@ -138,6 +146,13 @@ def test_our_own_faults_are_told_without_their_traceback() -> None:
     assert error.code == "server_error"
     assert "KeyError" not in error.message
     assert "/data" not in error.message
+
+
+def test_what_a_worker_could_not_do_is_told_where_it_is_known() -> None:
+    full = UserError("disk-full", "/data/files/file-1 cannot be written: no space left", hint="make room")
+    error = failures.worker_failed(full, FOLDER)
+    assert (error.code, error.message) == ("insufficient_storage", "file-1 cannot be written: no space left")
+    assert failures.worker_failed(KeyError("x"), FOLDER).code == "too_many_attempts"
 
 
 def test_a_run_that_failed_before_its_log_began_is_read_from_what_it_printed() -> None:

@@ -78,7 +78,7 @@ def test_what_a_killed_process_left_is_found_by_its_mark_and_ended(log: Path) ->
     process.process.kill()
     process.process.wait()
     assert is_alive(child)
-    assert leash.kill_marked(process.mark) == 1
+    assert leash.kill_marked(f"left-{os.getpid()}") == 1
     assert not is_alive(child)
 
 
@@ -89,6 +89,13 @@ def test_only_what_has_the_very_mark_is_ended(log: Path) -> None:
     assert leash.kill_marked("one") == 0
     assert process.poll() is None
     process.kill()
+
+
+def test_ending_it_leaves_what_another_worker_started_for_the_same_job(log: Path) -> None:
+    lost, other = start(log, SLEEP, "both"), start(log, SLEEP, "both")
+    lost.kill()
+    assert other.poll() is None
+    other.kill()
 
 
 def test_killing_it_ends_its_children_too(log: Path) -> None:

@@ -11,6 +11,8 @@ from kivnun.database.tables import FineTuningJob
 from kivnun.jobs.owner import Owner, is_gone, this_process
 from kivnun.jobs.queue import (
     LEASE_SECONDS,
+    LOOK_AHEAD,
+    OVERTAKING_SECONDS,
     LeaseLostError,
     add_event,
     has_work,
@@ -78,11 +80,12 @@ def test_a_holder_that_is_gone_is_not_waited_for(place: JobPlace) -> None:
 
 
 def test_a_lease_that_is_given_back_costs_no_attempt(place: JobPlace) -> None:
-    job = place.add_job(status="running")
+    job = place.add_job(status="running", estimated_finish=7)
     for _ in range(3):
         assert lease(place, "first") == job.id
         give_back(place, job.id, "first")
-    assert (place.job(job.id).attempts, place.job(job.id).status) == (0, "queued")
+    now = place.job(job.id)
+    assert (now.attempts, now.status, now.estimated_finish) == (0, "queued", None)
 
 
 def test_who_lost_a_lease_can_neither_renew_nor_write(shared_place: JobPlace) -> None:
@@ -179,6 +182,41 @@ def test_jobs_run_beside_each_other_only_as_long_as_their_sum_fits(place: JobPla
     assert lease(place, "here/boot/1/7/7", limit_bytes=100) == first.id
     place.change(first.id, status="running")
     assert lease(place, "here/boot/1/9/9", limit_bytes=100) == other.id
+
+
+def test_a_job_that_was_leased_a_moment_ago_takes_its_room_already(place: JobPlace) -> None:
+    first, _ = (place.add_job(status="queued", memory_bytes=80) for _ in range(2))
+    assert lease(place, "here/boot/1/7/7", limit_bytes=100) == first.id
+    assert lease(place, "here/boot/1/8/8", limit_bytes=100) is None
+
+
+def test_small_jobs_overtake_a_large_one_for_a_while_only(place: JobPlace) -> None:
+    running = place.add_job(status="queued", memory_bytes=50)
+    assert lease(place, "here/boot/1/7/7", limit_bytes=100) == running.id
+    now = int(time.time())
+    large = place.add_job(status="queued", memory_bytes=80, created_at=now)
+    small, smaller = (place.add_job(status="queued", memory_bytes=10, created_at=now) for _ in range(2))
+    assert lease(place, "here/boot/1/8/8", limit_bytes=100) == small.id
+    place.change(large.id, created_at=now - int(OVERTAKING_SECONDS) - 5)
+    assert lease(place, "here/boot/1/9/9", limit_bytes=100) is None
+    validated = place.add_job()
+    assert lease(place, "here/boot/1/9/9", limit_bytes=100) == validated.id
+    for job, name in ((running, "here/boot/1/7/7"), (small, "here/boot/1/8/8")):
+        place.change(job.id, wanted="cancel")
+        give_back(place, job.id, name)
+    assert lease(place, "here/boot/1/7/7", limit_bytes=100) == large.id
+    assert lease(place, "here/boot/1/8/8", limit_bytes=100) == smaller.id
+
+
+def test_files_are_validated_and_jobs_are_cancelled_however_many_wait_for_room(place: JobPlace) -> None:
+    running = place.add_job(status="queued", memory_bytes=50)
+    assert lease(place, "here/boot/1/7/7", limit_bytes=100) == running.id
+    for _ in range(LOOK_AHEAD + 1):
+        place.add_job(status="queued", memory_bytes=80)
+    lost = place.add_job(status="running", wanted="cancel", lease_owner="lost", lease_until=2.0**40)
+    new = place.add_job()
+    assert lease(place, "here/boot/1/8/8", limit_bytes=100, gone="lost") == lost.id
+    assert lease(place, "here/boot/1/9/9", limit_bytes=100) == new.id
 
 
 def test_jobs_of_other_machines_take_no_room_here(place: JobPlace) -> None:

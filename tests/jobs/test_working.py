@@ -39,9 +39,10 @@ def prepare_here(place: JobPlace, job_id: str) -> Prepared | JobError:
     write_asked(asked, folder)
     assert read_asked(folder) == asked
     write_answer(prepare(asked, folder), folder)
-    place.change(job_id, status="queued")
     answer = read_answer(folder)
     assert answer is not None
+    if isinstance(answer, Prepared):
+        place.change(job_id, status="queued", memory_bytes=answer.memory_bytes)
     return answer
 
 
@@ -99,13 +100,18 @@ def test_a_job_whose_workers_are_killed_and_that_is_paused_comes_to_the_same_wei
     assert (paused.lease_owner, paused.attempts, processes_of(job_id)) == (None, 0, [])
 
     place.want(job_id, "run")
+    told = place.num_steps(job_id)
+    wait_for(lambda: place.num_steps(job_id) > told + 5)
+    place.workers[-1].kill()
+    place.start_worker()
     wait_for(lambda: place.job(job_id).status == "succeeded")
     run_dir = place.root / "jobs" / job_id / "run"
     assert hash_weights(run_dir) == undisturbed_weights(place, job_id, tmp_path / "undisturbed")
     steps = [event.data["step"] for event in place.events(job_id) if event.type == "metrics"]  # type: ignore[index]
     assert steps == list(range(1, 10 * EPOCHS + 1))
     assert [row.step for row in place.checkpoints(job_id)] == [230, 240, 250]
-    assert sum("continues after step" in message for message in place.messages(job_id)) == 2
+    # After the pause and after the last kill surely; after the first one where half a second had passed.
+    assert sum("continues after step" in message for message in place.messages(job_id)) in (2, 3)
     assert not (run_dir / "checkpoints").exists()
 
 
@@ -120,7 +126,7 @@ def test_a_stopped_worker_saves_and_costs_no_attempt_and_a_cancelled_job_ends_wi
     assert process.wait(30) == 0
     job = place.job(job_id)
     assert (job.status, job.attempts, job.lease_owner) == ("queued", 0, None)
-    assert any((place.root / "jobs" / job_id / "run" / "checkpoints").iterdir())
+    assert any((place.root / "jobs" / job_id / "run" / "checkpoints").glob("step-*"))
 
     place.start_worker()
     told = place.num_steps(job_id)
@@ -155,6 +161,20 @@ def work_once(place: JobPlace, job_id: str, *, limit_bytes: int = 1 << 60) -> No
     with place.database.writing() as session:
         assert lease_next(session, lessee(str(work.owner))).id == job_id  # type: ignore[union-attr]
     work_at(work, job_id)
+
+
+def test_a_job_that_was_paused_before_its_numbers_were_kept_is_validated_again(
+    place: JobPlace, tiny_model_folder: Path
+) -> None:
+    job_id = add_training(place, tiny_model_folder).id
+    prepare_here(place, job_id)
+    place.change(job_id, status="validating_files", memory_bytes=None)
+    place.want(job_id, "pause")
+    place.want(job_id, "run")
+    work_once(place, job_id)
+    job = place.job(job_id)
+    assert (job.status, job.hyperparameters["n_epochs"]) == ("queued", EPOCHS)
+    assert any(message.startswith("Files validated") for message in place.messages(job_id))
 
 
 def test_a_job_that_takes_too_much_memory_fails_alone(place: JobPlace, tiny_model_folder: Path) -> None:
@@ -225,6 +245,29 @@ def test_what_a_job_really_takes_is_kept_where_it_is_more_than_was_thought(place
     assert place.job(job_id).memory_bytes > 50_000_000  # type: ignore[operator]
 
 
+def run_worker_once(place: JobPlace) -> None:
+    work = place.work()
+    settings = worker.WorkerSettings(place.database, place.root, work.owner, work.room)
+    worker.run_worker(settings, is_stopping=lambda: False, is_once=True)
+
+
+def test_checkpoints_of_jobs_that_ended_while_nobody_worked_at_them_are_removed(place: JobPlace) -> None:
+    jobs = {status: place.add_job(status=status, wanted="pause").id for status in ("paused", "cancelled", "succeeded")}
+    unknown = "ftjob-of-another-database"
+    folders = {job_id: place.root / "jobs" / job_id / "run" / "checkpoints" for job_id in (*jobs.values(), unknown)}
+    for folder in folders.values():
+        (folder / "step-000001").mkdir(parents=True)
+    run_worker_once(place)
+    assert {job_id for job_id, folder in folders.items() if folder.exists()} == {jobs["paused"], unknown}
+
+
+def test_a_full_disk_under_the_log_of_workers_keeps_no_job_from_its_end(place: JobPlace) -> None:
+    job_id = place.add_job(status="running", wanted="cancel").id
+    (place.root / "logs" / worker.LOG_NAME).symlink_to("/dev/full")
+    run_worker_once(place)
+    assert place.job(job_id).status == "cancelled"
+
+
 def test_a_job_that_breaks_its_worker_fails_and_does_not_keep_it_from_the_next_one(
     place: JobPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,8 +276,6 @@ def test_a_job_that_breaks_its_worker_fails_and_does_not_keep_it_from_the_next_o
     # Where its folder should be is something else.
     os.mkfifo(place.root / "jobs" / broken)
     place.change(cancelled, wanted="cancel")
-    work = place.work()
-    settings = worker.WorkerSettings(place.database, place.root, work.owner, work.room)
-    worker.run_worker(settings, is_stopping=lambda: False, is_once=True)
+    run_worker_once(place)
     assert place.job(broken).error["code"] == "too_many_attempts"  # type: ignore[index]
     assert [place.job(job_id).status for job_id in (broken, cancelled)] == ["failed", "cancelled"]

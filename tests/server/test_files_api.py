@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shutil
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -288,6 +290,27 @@ def test_a_cancelled_upload_takes_its_parts_along(server: RunningServer, client:
         lambda: client.uploads.parts.create(upload_id, data=b"abc"),
     ):
         assert refused(call)["code"] == "invalid_upload_status"
+
+
+def test_an_upload_whose_parts_went_meanwhile_is_refused(server: RunningServer, client: OpenAI) -> None:
+    upload_id = begin(client, 3)
+    part_id = client.uploads.parts.create(upload_id, data=b"abc").id
+    shutil.rmtree(DataFolder(server.data_dir).upload(upload_id))
+    error = refused(lambda: client.uploads.complete(upload_id, part_ids=[part_id]))
+    assert (error["status"], error["code"]) == (400, "invalid_upload_status")
+
+
+def test_a_part_whose_upload_ends_while_it_comes_is_refused(server: RunningServer, client: OpenAI) -> None:
+    upload_id = begin(client, 3)
+
+    def send_late() -> Iterator[bytes]:
+        time.sleep(0.3)
+        client.uploads.cancel(upload_id)
+        yield b'--x\r\ncontent-disposition: form-data; name="data"; filename="d"\r\n\r\nabc\r\n--x--\r\n'
+
+    headers = {**server.headers, "content-type": "multipart/form-data; boundary=x"}
+    reply = httpx.post(f"{server.base_url}/uploads/{upload_id}/parts", headers=headers, content=send_late())
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_upload_status")
 
 
 def test_two_that_complete_at_once_make_one_file(client: OpenAI) -> None:

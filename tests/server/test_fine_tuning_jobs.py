@@ -123,8 +123,19 @@ def test_a_job_is_created_as_openai_shows_it(client: OpenAI, file_id: str) -> No
     }
     events = client.fine_tuning.jobs.list_events(job.id).data
     assert [(event.level, event.type, event.message) for event in events] == [
-        ("info", "message", f"Created fine-tuning job: {job.id}")
+        (
+            "warn",
+            "message",
+            "gpt-3.5-turbo is not on this machine: bundled is trained in its place "
+            "(`kivnun serve --base-model` chooses it)",
+        ),
+        ("info", "message", f"Created fine-tuning job: {job.id}"),
     ]
+
+
+def test_a_model_of_the_server_is_trained_without_a_warning(client: OpenAI, file_id: str) -> None:
+    job = client.fine_tuning.jobs.create(model="bundled", training_file=file_id)
+    assert [event.level for event in client.fine_tuning.jobs.list_events(job.id).data] == ["info"]
 
 
 def test_everything_that_was_asked_for_is_shown_again(client: OpenAI, file_id: str) -> None:

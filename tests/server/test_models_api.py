@@ -1,7 +1,9 @@
 """Models: whose they are, what they are called, and what deleting one frees."""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -12,16 +14,21 @@ from running import RunningServer, with_new_project
 
 from kivnun.database.identifiers import new_id
 from kivnun.database.tables import CheckpointPermission, FineTuningJob, TunedModel
+from kivnun.jobs.tuned_base import MERGED_NAME
+from kivnun.server.embeddings.models import find_embedder
 from kivnun.server.folders import DataFolder
+from kivnun.server.service import ServeSettings
 
 
-def add_model(server: RunningServer, *, step: int | None = None, job_id: str | None = None) -> tuple[str, str]:
+def add_model(
+    server: RunningServer, *, step: int | None = None, job_id: str | None = None, base: str = "bundled"
+) -> tuple[str, str]:
     """A tuned model of this project, with a folder; returns its name and its job's id."""
     with closing(server.open_database()) as database, database.writing() as session:
         if job_id is None:
             job_id = new_id("ftjob-")
             session.add(FineTuningJob(
-                id=job_id, project_id=server.project_id, model="tiny", base_model="bundled", training_file="file-x",
+                id=job_id, project_id=server.project_id, model="tiny", base_model=base, training_file="file-x",
                 seed=1, asked={}, hyperparameters={}, integrations=[], status="succeeded", wanted="run",
                 result_files=[], created_at=1,
             ))  # fmt: skip
@@ -32,7 +39,7 @@ def add_model(server: RunningServer, *, step: int | None = None, job_id: str | N
         (folder / "weights").write_bytes(b"x" * 100)
         name = f"ft:tiny:personal::{job_id[-8:]}" + (f":ckpt-step-{step}" if step is not None else "")
         session.add(TunedModel(
-            name=name, project_id=server.project_id, organization_name="personal", base_model="bundled", job_id=job_id,
+            name=name, project_id=server.project_id, organization_name="personal", base_model=base, job_id=job_id,
             folder=str(folder.relative_to(server.data_dir)), checkpoint_step=step, created_at=int(time.time()),
         ))  # fmt: skip
     return name, job_id
@@ -45,7 +52,7 @@ def status_of(call: object) -> tuple[int, str | None]:
 
 
 def test_the_list_holds_what_there_is_and_hosted_names_lead_to_the_base_model(client: OpenAI) -> None:
-    assert {model.id for model in client.models.list()} == {"tiny", "bundled"}
+    assert {model.id for model in client.models.list()} - {"builtin"} == {"tiny", "bundled"}
     for name in ("tiny", "gpt-3.5-turbo", "gpt-4o-mini-2024-07-18", "o4-mini"):
         model = client.models.retrieve(name)
         assert (model.id, model.object, model.owned_by) == (name, "model", "kivnun")
@@ -97,6 +104,63 @@ def test_deleting_a_model_frees_its_own_folder_alone(server: RunningServer, clie
     client.models.delete(name)
     assert not (run / "model").exists()
     assert status_of(lambda: client.models.delete(name)) == (404, "model_not_found")
+
+
+def test_what_embeds_is_a_model_where_it_is_on_this_machine(tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    settings = ServeSettings(tmp_path, embedding_model=f"dir:{encoder}")
+    assert find_embedder(settings) is None
+    encoder.mkdir()
+    (encoder / "config.json").write_text("{}")
+    assert find_embedder(settings) == "encoder"
+
+
+def test_the_list_holds_the_embedder(start_server: Callable[..., RunningServer], tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text("{}")
+    server = start_server("--embedding-model", f"dir:{tmp_path / 'encoder'}", "--workers", "0")
+    with OpenAI(base_url=server.base_url, api_key=server.key, max_retries=0) as client:
+        assert [model.id for model in client.models.list()][-1] == "encoder"
+        assert client.models.retrieve("encoder").owned_by == "kivnun"
+        assert status_of(lambda: client.models.delete("encoder")) == (403, "model_not_deletable")
+    assert server.stop() == 0
+
+
+def test_the_last_model_of_a_job_takes_the_base_along_that_was_made_for_it(
+    server: RunningServer, client: OpenAI
+) -> None:
+    name, job_id = add_model(server, base="jobs/ftjob-abcdefgh/run/model")
+    checkpoint, _ = add_model(server, step=2, job_id=job_id)
+    base = DataFolder(server.data_dir).job(job_id) / MERGED_NAME
+    base.mkdir()
+    client.models.delete(name)
+    assert base.is_dir()
+    client.models.delete(checkpoint)
+    assert not base.exists()
+
+
+def test_the_base_of_a_job_that_still_trains_stays(server: RunningServer, client: OpenAI) -> None:
+    checkpoint, job_id = add_model(server, step=2, base="jobs/ftjob-abcdefgh/run/model")
+    base = DataFolder(server.data_dir).job(job_id) / MERGED_NAME
+    base.mkdir()
+    with closing(server.open_database()) as database, database.writing() as session:
+        # No worker takes a job that another one has.
+        values = {"status": "running", "lease_owner": "elsewhere", "lease_until": time.time() + 600}
+        session.query(FineTuningJob).filter_by(id=job_id).update(values)
+    client.models.delete(checkpoint)
+    assert base.is_dir()
+    with closing(server.open_database()) as database, database.writing() as session:
+        session.query(FineTuningJob).filter_by(id=job_id).update({"status": "failed", "lease_owner": None})
+
+
+def test_a_model_that_a_job_waits_to_start_from_stays(server: RunningServer, client: OpenAI) -> None:
+    name, job_id = add_model(server)
+    _, child = add_model(server, base=f"jobs/{job_id}/run/model")
+    with closing(server.open_database()) as database, database.writing() as session:
+        session.query(FineTuningJob).filter_by(id=child).update({"status": "paused", "wanted": "pause"})
+    assert status_of(lambda: client.models.delete(name)) == (400, "model_in_use")
+    (DataFolder(server.data_dir).job(child) / MERGED_NAME).mkdir()
+    assert client.models.delete(name).deleted
 
 
 @pytest.mark.parametrize("name", ["tiny", "bundled", "gpt-4o-mini"])

@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from openai import OpenAI
 from running import RunningServer
 
 from kivnun.cli.serve import describe
+from kivnun.database.open import open_database, sqlite_url
 from kivnun.errors import UserError
-from kivnun.server.binding import is_loopback, listen, require_models, require_safe
+from kivnun.server.binding import is_loopback, listen, require_database, require_models, require_safe
 from kivnun.server.folders import DataFolder
 from kivnun.server.service import ServeSettings
 from kivnun.server.start import Listening
@@ -81,19 +84,20 @@ def test_a_base_model_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     require_models(ServeSettings(tmp_path, base_model="x", models={"x": str(tmp_path), "y": "org/name"}))
 
 
-LISTENING = Listening("http://127.0.0.1:8000/v1", 8000, ("bundled",), True, True, Path("d"), 1)
+LISTENING = Listening("http://127.0.0.1:8000/v1", 8000, ("bundled",), "bundled", True, True, Path("d"), 1)
 
 
 @pytest.mark.parametrize(
     ("listening", "said", "unsaid"),
     [
         (LISTENING, "OPENAI_API_KEY=...   a key that", "keys create first"),
+        (replace(LISTENING, stand_in="tiny"), "gpt-4o-mini and the like are not on this machine: tiny answers", "TLS"),
         (replace(LISTENING, has_keys=False), "kivnun keys create first --data-dir d", "WITHOUT TLS"),
         (replace(LISTENING, require_keys=False), "--no-auth: every program of this machine", "keys create first"),
         (replace(LISTENING, url="http://192.0.2.1:80/v1"), "WITHOUT TLS", "--no-auth"),
         (replace(LISTENING, url="https://192.0.2.1:80/v1"), "OPENAI_BASE_URL=https://192.0.2.1:80/v1", "WITHOUT TLS"),
     ],
-    ids=["keys", "no key yet", "no auth", "no tls", "tls"],
+    ids=["keys", "another base", "no key yet", "no auth", "no tls", "tls"],
 )
 def test_a_server_says_how_to_use_it_and_what_to_worry_about(listening: Listening, said: str, unsaid: str) -> None:
     text = "\n".join(describe(listening, has_own_database=False))
@@ -217,6 +221,48 @@ def test_what_was_acknowledged_survives_kill_9_and_nothing_else_does(start_serve
     with OpenAI(base_url=second.base_url, api_key=first.key, max_retries=0) as client:
         assert client.files.content(kept.id).read() == b"kept"
         assert client.uploads.complete(upload.id, part_ids=[part.id]).file.bytes == 6
+
+
+def test_a_data_folder_keeps_to_its_database(start_server: Start, tmp_path: Path) -> None:
+    first = start_server("--workers", "0", data_dir=tmp_path / "data")
+    assert first.stop() == 0
+    kept = DataFolder(first.data_dir).files / "file-00000000"
+    kept.write_bytes(b"kept")
+    os.utime(kept, (1, 1))
+    # The other database knows none of the files, which would all be removed as nobody's.
+    ended = serve("--data-dir", str(first.data_dir), "--port", "0", "--database", f"sqlite:///{tmp_path}/other.sqlite")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error[database-failed]")
+    assert kept.read_bytes() == b"kept"
+
+
+def test_a_data_folder_may_move_with_the_database_in_it(tmp_path: Path) -> None:
+    for name in ("before", "after"):
+        folder = DataFolder(tmp_path / name)
+        if name == "before":
+            folder.make()
+        else:
+            (tmp_path / "before").rename(folder.root)
+        with closing(open_database(sqlite_url(folder.root))) as database:
+            require_database(folder, database)
+
+
+def test_nobody_without_a_key_makes_the_server_read_a_body(server: RunningServer) -> None:
+    address = httpx.URL(server.root_url)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address.host}\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((address.host, address.port), timeout=10) as client:
+        client.sendall(f"{head}content-length: {32 << 20}\r\n\r\n".encode())
+        reply = client.recv(1 << 16)
+    assert reply.startswith(b"HTTP/1.1 401 ")
+    assert b'"code":"invalid_api_key"' in reply
+
+
+def test_azures_address_names_the_model_whatever_the_body_says(server: RunningServer) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
+    address = f"{server.root_url}/openai/deployments/none/chat/completions?api-version=2024-10-21"
+    reply = httpx.post(address, headers=server.headers, json=body, timeout=60)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+    assert "`none`" in reply.json()["error"]["message"]
 
 
 def test_a_worker_that_dies_is_started_again_and_none_outlives_the_server(start_server: Start) -> None:

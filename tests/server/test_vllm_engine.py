@@ -32,7 +32,7 @@ from kivnun.server.counters import Counters
 from kivnun.server.errors import add_error_replies
 from kivnun.server.limits import Limits
 from kivnun.server.model_names import NamedModel
-from kivnun.serving.answers import ModelAddress
+from kivnun.serving.answers import BusyError, ModelAddress
 from kivnun.serving.vllm import VllmServers, name_model, vllm_arguments
 
 QUOTAS = Quotas(max_tokens_per_minute=1000)
@@ -372,6 +372,19 @@ def test_a_start_that_its_first_client_left_serves_the_next(place: Place) -> Non
         return len(place.told("start"))
 
     assert asyncio.run(leave_and_ask()) == 1
+
+
+def test_no_more_wait_than_may(place: Place) -> None:
+    async def ask_beside() -> None:
+        servers = VllmServers(place.folder, max_rows=1, max_waiting=0, log=lambda line: None)
+        model = name_model("x", place.base(), None)
+        async with servers.asking(model):
+            with pytest.raises(BusyError):
+                await servers.asking(model).__aenter__()
+        async with servers.asking(model):
+            await servers.close()
+
+    asyncio.run(ask_beside())
 
 
 def test_a_whole_server_hands_its_base_to_vllm_and_ends_it(

@@ -20,8 +20,10 @@ from kivnun.errors import UserError
 from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned
 from kivnun.models.heads import Head
+from kivnun.server.errors import to_api_error
 from kivnun.serving.answers import BusyError, ModelAddress
-from kivnun.serving.opening import count_weights, engine_of
+from kivnun.serving.exported import engine_of
+from kivnun.serving.opening import count_weights
 from kivnun.serving.pool import ModelPool, OpenModel
 
 NUM_TOKENS = 9
@@ -146,6 +148,8 @@ def test_what_cannot_be_opened_is_refused_each_time_and_keeps_nothing(pool, tiny
                 pool.open(address)
             assert caught.value.code == code
             assert pool.loaded(address) is None
+            if address.tuned is not None and code != "adapter-invalid":
+                assert str(tmp_path) not in str(caught.value)
     assert answer(pool.open(ModelAddress(str(tiny_folder))), prompts[0]) == answer_alone(tiny_folder, None, prompts[0])
 
 
@@ -237,7 +241,10 @@ def test_an_exported_model_answers_as_the_one_it_was_made_of(pool, fp32_folder, 
     assert pool.facts().models[0].engine == "onnx"
     with pytest.raises(UserError) as caught:
         pool.open(ModelAddress(str(fp32_folder), two_adapters["one"], "onnx"))
-    assert caught.value.code == "stage-unsupported"
+    refused = to_api_error(caught.value)
+    assert (refused.status, refused.code) == (400, "stage-unsupported")
+    assert "serve the tuned model on the base that it was trained on" in refused.message
+    assert str(fp32_folder) not in refused.message
 
 
 def test_an_exported_folder_is_for_onnx_and_everything_else_for_torch(tiny_folder, tmp_path):

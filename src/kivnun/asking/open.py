@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
 import torch
 
 from kivnun.asking.anthropic_model import open_anthropic
@@ -23,7 +22,7 @@ from kivnun.generation.torch_engine import TorchEngine
 from kivnun.methods import load_tuned
 from kivnun.models.load import load_model, load_tokenizer, move_model
 from kivnun.models.resolve import bundled_folder, resolve_model
-from kivnun.optimization.adapter_sources import CHAT_TEMPLATE_NAME, read_stop_ids
+from kivnun.optimization.adapter_sources import has_chat_template, read_stop_ids
 from kivnun.optimization.engines import is_form, open_form
 from kivnun.runs import content_hash, find_run, hash_file
 from kivnun.runs.store import RUNS_FOLDER, is_run
@@ -161,18 +160,6 @@ def _template_of(folder: Path) -> PromptTemplate:
     if (folder / TEMPLATE_NAME).is_file():
         return load_template(folder)
     return PromptTemplate("chat") if has_chat_template(folder) else PromptTemplate("text", column="text")
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether a model folder says how a chat is written; `load_tokenizer` gives every model a template.
-
-    Args:
-        folder: Of the model.
-    """
-    if (folder / CHAT_TEMPLATE_NAME).is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(orjson.loads(config.read_bytes()).get("chat_template"))
 
 
 def _require_no_engine(spec: LocalSpec) -> None:

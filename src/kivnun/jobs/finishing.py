@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from kivnun.database.projects import FINISHED
 from kivnun.database.tables import File, FineTuningJob, TunedModel
 from kivnun.jobs.follow import organization_name
 from kivnun.jobs.job_error import JobError
@@ -29,7 +30,6 @@ COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_tok
 # As `training.checkpoint` calls it, which a worker does not import: torch would take half a gigabyte of each.
 CHECKPOINTS = "checkpoints"
 NAN = float("nan")
-ENDED = ("succeeded", "failed", "cancelled")
 
 
 @dataclass
@@ -211,7 +211,7 @@ def remove_left_checkpoints(work: Work) -> None:
         for folder in folders:
             job_id = folder.parent.parent.name
             status = session.scalar(select(FineTuningJob.status).where(FineTuningJob.id == job_id))
-            if status in ENDED:
+            if status in FINISHED:
                 remove_checkpoints(work, job_id)
 
 

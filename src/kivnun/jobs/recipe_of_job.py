@@ -1,7 +1,6 @@
 """The recipe of a job: what the hosted service's few numbers mean in the words of a run."""
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -16,8 +15,9 @@ from kivnun.runs.atomic import write_atomic
 
 RECIPE_NAME = "recipe.yaml"
 KEPT_EPOCHS = 3
-# A kill costs the steps since the last checkpoint: at most a twentieth of the job, and never more than these.
-CHECKPOINTS_PER_JOB, MOST_UNSAVED_STEPS = 20, 50
+# Short, so that a job whose worker is killed every few seconds still gets on; the time that saving takes has a bound of
+# its own, see `kivnun.training.saving_pace`.
+SAVE_EVERY_SECONDS = 0.5
 RATE_OF_WIDTH_2000, WIDTH, WIDTH_POWER = 5e-4, 2000, 0.781
 DPO_RATE_SHARE = 0.1
 # Below the one nothing changes in any number format, above the other nothing stays finite.
@@ -53,7 +53,7 @@ def write_recipe(job: JobRow, folder: Path, validated: Validated, hyperparameter
             "base_model": MERGED_NAME if is_tuned(job.base_model) else job.base_model,
             "data": _describe_data(validated),
             "method": _describe_method(job.asked),
-            "training": _describe_training(job, folder, validated, hyperparameters),
+            "training": _describe_training(job, folder, hyperparameters),
         }
     )
     path = folder / RECIPE_NAME
@@ -76,15 +76,6 @@ def base_learning_rate(method: str, hidden_size: int) -> float:
     """
     rate = RATE_OF_WIDTH_2000 * (WIDTH / hidden_size) ** WIDTH_POWER
     return float(f"{rate * (DPO_RATE_SHARE if method == 'dpo' else 1.0):.3g}")
-
-
-def choose_save_every_steps(num_steps: int) -> int:
-    """Steps between checkpoints.
-
-    Args:
-        num_steps: Of the whole training.
-    """
-    return max(1, min(MOST_UNSAVED_STEPS, num_steps // CHECKPOINTS_PER_JOB))
 
 
 def tracker_environment(integrations: Sequence[object], job_id: str) -> dict[str, str]:
@@ -124,15 +115,12 @@ def _describe_method(asked: Mapping[str, object]) -> dict[str, object]:
     return {"kind": "lora", "rank": rank, "alpha": 2 * rank}
 
 
-def _describe_training(
-    job: JobRow, folder: Path, validated: Validated, hyperparameters: Mapping[str, int | float]
-) -> dict[str, object]:
+def _describe_training(job: JobRow, folder: Path, hyperparameters: Mapping[str, int | float]) -> dict[str, object]:
     method = str(job.asked["type"])
     base_folder = resolve_model(make_base(job.base_model, folder)).folder
     width = model_config_value(base_folder, "hidden_size")
     base = base_learning_rate(method, width if isinstance(width, int) else WIDTH)
     epochs, batch_size = hyperparameters["n_epochs"], int(hyperparameters["batch_size"])
-    num_steps = ceil(epochs * ceil(validated.num_rows / batch_size))
     objective = {"kind": "dpo", "beta": float(hyperparameters["beta"])} if method == "dpo" else {"kind": "supervised"}
     return {
         "objective": objective,
@@ -140,9 +128,9 @@ def _describe_training(
         "batch_size": batch_size,
         "learning_rate": _multiply(base, hyperparameters["learning_rate_multiplier"]),
         "seed": job.seed,
-        "save_every_steps": choose_save_every_steps(num_steps),
+        "save_every_seconds": SAVE_EVERY_SECONDS,
         "keep_epochs": KEPT_EPOCHS,
-        "token_accuracy": True,
+        "token_accuracy": method != "dpo",
         "report_to": sorted({str(each["type"]) for each in cast("Sequence[Mapping[str, object]]", job.integrations)}),
     }
 

@@ -129,6 +129,18 @@ def _stop_ids(source: AdapterSource, base_folder: Path, end_id: int) -> frozense
     return read_stop_ids(base_folder, end_id)
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether a model folder says how a chat is written; `load_tokenizer` gives every model a template.
+
+    Args:
+        folder: Of the model.
+    """
+    if (folder / CHAT_TEMPLATE_NAME).is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(json.loads(config.read_bytes()).get("chat_template"))
+
+
 def read_stop_ids(folder: Path, end_id: int) -> frozenset[int]:
     """Tokens that end an answer of a model, as its folder says.
 

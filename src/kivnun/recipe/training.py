@@ -32,6 +32,7 @@ ROUNDING_SETTINGS = frozenset(
 """Settings that change how is computed and not what is learnt: other ones round otherwise."""
 COMPUTING_SETTINGS = ROUNDING_SETTINGS | {
     "save_every_steps",
+    "save_every_seconds",
     "keep_checkpoints",
     "keep_epochs",
     "token_accuracy",
@@ -105,7 +106,9 @@ arXiv:2404.06395)."""
     """Metric of the validation split by which the best step is chosen and early stopping decides; the objective \
 classification measures `accuracy` and `macro_f1` by itself, contrastive `recall_at_1`."""
     save_every_steps: PositiveWhole | None = None
-    """Steps between checkpoints; every five minutes if not given."""
+    """Steps between checkpoints; if not given, `save_every_seconds` decides."""
+    save_every_seconds: PositiveNumber = 300.0
+    """Seconds between checkpoints; more where writing one takes long."""
     early_stopping_patience: PositiveWhole | None = None
     """Validations without a better `best_metric` after which training stops; never if not given."""
     early_stopping_min_delta: NonNegativeNumber = 0.0

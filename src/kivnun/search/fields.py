@@ -44,6 +44,7 @@ _REASONS = {
     "training.objective.pair_label": "decides what the rows are",
     "training.parallel": _SPEED,
     "training.report_to": _SPEED,
+    "training.save_every_seconds": _SPEED,
     "training.save_every_steps": _SPEED,
     "training.validate_every_steps": _MEASURES,
     "training.validation_metrics": _MEASURES,

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from kivnun.database.open import Database, sqlite_url
 from kivnun.errors import UserError
@@ -120,14 +120,19 @@ def require_database(folder: DataFolder, database: Database) -> None:
         UserError: `database-failed`.
     """
     path = folder.root / DATABASE_NAME
-    bare = make_url(database.url).set(username=None, password=None, query={}).render_as_string()
-    name = OWN_DATABASE if database.url == sqlite_url(folder.root) else bare
+    name = OWN_DATABASE if database.url == sqlite_url(folder.root) else _say_place(make_url(database.url))
     known = path.read_text("utf-8").strip() if path.is_file() else name
     if known != name:
         problem = f"the files in {folder.root} belong to another database ({known}), and not to {name}"
         hint = f"name that one with --database or KIVNUN_DATABASE; if it has another address now, remove {path}"
         raise UserError("database-failed", problem, hint=hint)
     write_atomic(path, f"{name}\n")
+
+
+def _say_place(url: URL) -> str:
+    """Which database an address names, without who opens it and how."""
+    query = {name: value for name, value in url.query.items() if name in ("host", "port", "dbname", "service")}
+    return url.set(username=None, password=None, query=query).render_as_string()
 
 
 def listen(settings: ServeSettings) -> socket.socket:

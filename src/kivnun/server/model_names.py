@@ -14,10 +14,10 @@ from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
 from kivnun.server.service import ServeSettings, Service
 from kivnun.serving.answers import EngineName, ModelAddress
+from kivnun.serving.exported import engine_of
 
 OWNER = "kivnun"
 BUNDLED = "bundled"
-EXPORT_NAME = "genai_config.json"
 # Models of the hosted service that people fine-tune; none of them is on any machine but theirs.
 _HOSTED = re.compile(
     r"gpt-[\w.\-]{1,64}|chatgpt-[\w.\-]{1,64}|o\d(-mini|-pro)?(-[\d\-]{1,16})?|davinci-002|babbage-002"
@@ -160,8 +160,7 @@ def model_not_found(name: str) -> ApiError:
 def _engine(settings: ServeSettings, source: str) -> EngineName:
     """Always one where the server was told so; else by what lies in the folder. vLLM reads what torch does."""
     if settings.engine == "auto":
-        is_exported = source != BUNDLED and (Path(source) / EXPORT_NAME).is_file()
-        return "onnx" if is_exported else "torch"
+        return engine_of(source)
     return "onnx" if settings.engine == "onnx" else "torch"
 
 

@@ -49,8 +49,8 @@ class Asked:
         prompt_ids: At least one token.
         max_new_tokens: At most this many tokens; fewer where the model's context ends.
         stop_ids: Tokens that end the answer.
-        sampling: How each token is chosen. A seed fixes the draws; the logits that they are drawn from may differ in the
-            last bits with what runs beside the answer, and a draw that falls on such a border falls on its neighbour.
+        sampling: How each token is chosen. A seed fixes the draws; the logits may differ in their last bits with what
+            runs beside the answer, and a draw so near to a border may then fall on the other side of it.
         frequency_penalty: Taken off a token's logit for each time that it stands in the answer.
         presence_penalty: Taken off once, if it stands there at all.
         logit_bias: Added to the logits of tokens.

@@ -6,7 +6,6 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 import torch
 
 from kivnun.data.encode import Encoder
@@ -22,12 +21,12 @@ from kivnun.methods.base_model import BASE_MODEL_NAME, hash_weights
 from kivnun.methods.many_lora import ManyLora
 from kivnun.models.heads import read_head
 from kivnun.models.load import load_model, load_tokenizer, move_model
-from kivnun.models.resolve import bundled_folder, resolve_model
-from kivnun.optimization.adapter_sources import CHAT_TEMPLATE_NAME, read_stop_ids
+from kivnun.models.resolve import resolve_model
+from kivnun.optimization.adapter_sources import CHAT_TEMPLATE_NAME, has_chat_template, read_stop_ids
 from kivnun.serving.answers import EngineName, ModelAddress
+from kivnun.serving.exported import EXPORT_NAME
 from kivnun.training.device import pick_device
 
-EXPORT_NAME = "genai_config.json"
 # Above so many weights a model is computed in bf16: in fp32 it would fill the machine.
 MOST_FP32_WEIGHTS = 1_000_000_000
 # Loading needs a little beside the weights.
@@ -85,16 +84,6 @@ class Opening:
         return base if self.shares_base else f"{base}, tuned"
 
 
-def engine_of(base: str) -> EngineName:
-    """What computes a base model when nothing else is said: ONNX Runtime an exported folder, torch all others.
-
-    Args:
-        base: Name, folder or id.
-    """
-    is_folder = bundled_folder(base) is None and Path(base).is_dir()
-    return "onnx" if is_folder and (Path(base) / EXPORT_NAME).is_file() else "torch"
-
-
 def find_base(base: str, engine: EngineName) -> Path:
     """The folder of a base model.
 
@@ -140,7 +129,7 @@ def plan_opening(address: ModelAddress, folder: Path) -> Opening:
     """
     if address.engine == "onnx":
         if address.tuned is not None and address.tuned.suffix != SUFFIX:
-            problem = f"{folder} is an exported model, and {address.tuned.name} is no adapter in its format"
+            problem = f"{folder.name} is an exported model, and {_tell(address.tuned)} is no adapter in its format"
             hint = "serve the tuned model on the base that it was trained on, or add it with `kivnun adapters add`"
             raise UserError("stage-unsupported", problem, hint=hint)
         size = sum(path.stat().st_size for path in folder.iterdir() if ".onnx" in path.name)
@@ -194,7 +183,7 @@ def read_text_side(opening: Opening) -> TextSide:
     encoder = Encoder(tokenizer)
     if (own / TEMPLATE_NAME).is_file():
         template = load_template(own)
-    elif _has_chat_template(own) or _has_chat_template(opening.folder):
+    elif has_chat_template(own) or has_chat_template(opening.folder):
         template = PromptTemplate("chat")
     else:
         template = PromptTemplate("document", column="text")
@@ -234,19 +223,17 @@ def _is_plain_lora(tuned: Path) -> bool:
 
 def _require_text(tuned: Path) -> None:
     if not tuned.is_dir():
-        problem = f"the tuned model is not where it was written: {tuned} is no folder"
+        problem = f"the tuned model is not where it was written: {_tell(tuned)} is no folder"
         raise UserError("model-missing", problem, hint="tune it again, or bring its folder back")
     head = read_head(tuned)
     if head is not None:
         what = "a classifier, which answers with a label" if head.labels else "an embedding model, which writes no text"
-        raise UserError("stage-unsupported", f"{tuned} holds {what}", hint="ask a model that was tuned to write")
+        raise UserError("stage-unsupported", f"{_tell(tuned)} holds {what}", hint="ask a model that was tuned to write")
 
 
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / CHAT_TEMPLATE_NAME).is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(orjson.loads(config.read_bytes()).get("chat_template"))
+def _tell(tuned: Path) -> str:
+    """A tuned model as clients are told of it: by its job, and not where the server keeps it."""
+    return "/".join(tuned.parts[-3:])
 
 
 def count_weights(folder: Path) -> int:
@@ -265,6 +252,7 @@ def count_weights(folder: Path) -> int:
                 header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         except (OSError, ValueError, struct.error, OverflowError, MemoryError) as error:
             hint = "get the model again from where it came"
-            raise UserError("model-invalid", f"{path}: cannot be read: {error}", hint=hint) from error
+            problem = f"{folder.name}/{path.name} cannot be read ({type(error).__name__})"
+            raise UserError("model-invalid", problem, hint=hint) from error
         total += sum(math.prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
     return total

@@ -5,7 +5,7 @@ beginning share its blocks; the rest of a prompt is kept with the logits after i
 prompt needs no computing at all. When the room is full, what was not used for longest goes first, ends before their
 beginnings.
 
-Digests are cryptographic: another client's prompt cannot be made to look like one's own. They begin with a salt, so that
+Digests are cryptographic: another client's prompt cannot be made to look like one's own. They begin with a salt:
 clients who must not learn of each other's prompts share nothing, and no time to a first token tells of them.
 """
 

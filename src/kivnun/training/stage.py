@@ -1,8 +1,8 @@
 """One training from start or checkpoint to end: the loop's caller, with validation, checkpoints and early stopping."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -32,10 +32,11 @@ from kivnun.training.optimizer import MasterWeights
 from kivnun.training.overfitting import LossPair, describe_overfitting
 from kivnun.training.parallel import ALONE, Parallel
 from kivnun.training.process_memory import free_memory_bytes
+from kivnun.training.room import keep_room, read_room
+from kivnun.training.saving_pace import SavingPace
 from kivnun.training.usage import UsageMeter
 from kivnun.training.validation import Validation, judge, mean_loss, patience_is_over
 
-SAVE_EVERY_SECONDS = 300.0
 # Tokens at once of what an objective keeps of the base model: without gradients, so that this fits where training does.
 START_TOKENS = 2048
 
@@ -107,7 +108,7 @@ def train(job: Job, *, checkpoints: Checkpoints, log: Log, snapshot: Snapshot | 
             plan = make_plan(job.rows.lengths(), job.settings)
             if wanted == "auto":
                 # A run that goes on cuts its batches as it did before, for the same bits.
-                bound = progress.micro_batch_tokens if progress.step else _measure_room(job, plan, log)
+                bound = progress.micro_batch_tokens if progress.step else _find_room(job, plan, checkpoints, log)
                 job = replace(job, micro_batch_tokens=bound)
             log("fit_started", {"key": checkpoints.key, "from_step": progress.step})
             progress = _take_steps(job, plan, progress, checkpoints, epochs, log)
@@ -138,7 +139,7 @@ def _take_steps(
     """The steps that are left, with what is due after each."""
     settings = job.settings
     validate_every = settings.validate_every_steps or plan.epoch_steps
-    saved_at = time.monotonic()
+    pace = SavingPace(settings)
     stopped = patience_is_over(progress, settings)
     reports = iter(()) if stopped else _steps(job, plan, progress)
     with deferred_interrupt() as interrupted:
@@ -158,12 +159,12 @@ def _take_steps(
             # Before the checkpoint: what goes on from there never comes to this step again.
             if epochs is not None and (is_end or report.epoch.is_integer()) and epochs.write(report.step):
                 log("epoch_kept", describe_epoch(report, measured))
-            flags = job.parallel.gather([interrupted(), _is_time_to_save(settings, report.step, saved_at)])
+            flags = job.parallel.gather([interrupted(), pace.is_due(report.step)])
             halted, is_time_to_save = any(came for came, _ in flags), flags[0][1]
             if is_best or is_end or halted or is_time_to_save:
-                _save(job, progress, checkpoints)
+                with pace.measured():
+                    _save(job, progress, checkpoints)
                 log("checkpoint", {"step": progress.step, "best": is_best})
-                saved_at = time.monotonic()
             if halted:
                 log("interrupted", {"step": progress.step})
                 raise KeyboardInterrupt
@@ -183,6 +184,17 @@ def start(job: Job) -> Job:
     rows = job.objective.start(job.model, job.rows, batch_tokens=tokens)
     table = job.objective.start(job.model, job.validation.table, batch_tokens=tokens)
     return replace(job, rows=rows, validation=replace(job.validation, table=table))
+
+
+def _find_room(job: Job, plan: Plan, checkpoints: Checkpoints, log: Log) -> int | None:
+    """Most tokens to compute at once; as when this training first began, if it did."""
+    known = job.parallel.gather(read_room(checkpoints.run_dir, checkpoints.key))[0]
+    if known is not None:
+        return known[0]
+    bound = _measure_room(job, plan, log)
+    keep = partial(keep_room, checkpoints.run_dir, checkpoints.key, bound)
+    job.parallel.together(keep if job.parallel.leads else lambda: None)
+    return bound
 
 
 def _measure_room(job: Job, plan: Plan, log: Log) -> int | None:
@@ -282,9 +294,3 @@ def _save(job: Job, progress: Progress, checkpoints: Checkpoints) -> None:
     save_checkpoint(run_dir, job.weights, progress, key=key, parallel=job.parallel)
     if job.parallel.leads:
         prune_checkpoints(run_dir, progress, key=key, keep=job.settings.keep_checkpoints)
-
-
-def _is_time_to_save(settings: TrainingSection, step: int, saved_at: float) -> bool:
-    if settings.save_every_steps is not None:
-        return step % settings.save_every_steps == 0
-    return time.monotonic() - saved_at >= SAVE_EVERY_SECONDS

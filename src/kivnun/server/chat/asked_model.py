@@ -132,4 +132,4 @@ def note(service: Service, spent: Spending, told: Delta | Finish) -> None:
         spent.ended.append(told.ended)
         spent.answered[told.index] = told.ended.answer_tokens
     else:
-        spent.answered[told.index] = 0
+        spent.answered[told.index] = told.num_answered
