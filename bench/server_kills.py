@@ -1,8 +1,8 @@
 """Kills a working server with kill -9 at random moments: nothing acknowledged may be lost, and weights may not differ.
 
-    python bench/server_kills.py                # 200 kills, about a quarter of an hour on two cores
-    python bench/server_kills.py --kills 10     # a trial
-    python bench/server_kills.py --json         # the last line is a JSON object
+    python bench/server.py kills                # 200 kills, about a quarter of an hour on two cores
+    python bench/server.py kills --kills 10     # a trial
+    python bench/server.py kills --json         # the last line is a JSON object
 
 A real `kivnun serve` works for OpenAI's own library: clients upload files whole and in parts, make fine-tuning jobs,
 pause and resume them, and chat with the base model and with what was tuned, all at once. Meanwhile the server, its
@@ -275,6 +275,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
         "problems": kept.problems[:50],
         "num_problems": len(kept.problems),
         "folder": str(root) if options.keep else None,
+        "passed": not kept.problems,
     }
 
 
@@ -489,21 +490,7 @@ def hash_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=KILLS, help="how many")
-    parser.add_argument("--quick", action="store_true", help=f"only {QUICK_KILLS}")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments; 0 takes a new one and says it")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of this part."""
+    parser.add_argument("--kills", type=int, default=KILLS, help=f"how many (default: {KILLS}; {QUICK_KILLS} if quick)")
     parser.add_argument("--keep", action="store_true", help="keep the folder, to look into it")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, last line")
-    options = parser.parse_args()
-    result = run(options)
-    for name, value in result.items():
-        print(f"{name}: {value}")
-    if options.json:
-        print(json.dumps(result))
-    return 0 if not result["num_problems"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -38,9 +38,7 @@ TIMEOUT = httpx.Timeout(600)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this part."""
-    parser.add_argument(
-        "--mib", type=int, default=None, help=f"of the file (default: 2,048; {QUICK_MIB} if quick)"
-    )
+    parser.add_argument("--mib", type=int, default=None, help=f"of the file (default: 2,048; {QUICK_MIB} if quick)")
     parser.add_argument("--part-mib", type=int, default=None, help="size of a part (default: 64; 16 if quick)")
     parser.add_argument("--side-by-side", type=int, default=4, help="parts sent at once (default: 4)")
 

@@ -21,9 +21,10 @@ from kivnun.database.tables import FineTuningJob, JobEvent
 
 LEASE_SECONDS = 30.0
 LOST_WORKER = 1
-CRASH = 4
-MOST_ATTEMPTS = 20
-"""Five crashes of a job's own processes, or twenty workers lost, without a step of progress between them."""
+CRASH = 20
+MOST_ATTEMPTS = 100
+"""Five crashes of a job's own processes, or a hundred workers lost, without a step of progress between them: a worker
+computes nothing of a job itself, so that its loss says little about the job."""
 LOOK_AHEAD = 50
 """How many jobs behind the first one may overtake it because they are smaller."""
 OVERTAKING_SECONDS = 600.0
