@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from postgres_server import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 from kivnun.data.tokens import TokenizedRow, TokenTable, make_table
 from kivnun.models.load import load_model

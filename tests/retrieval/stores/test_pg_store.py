@@ -21,8 +21,8 @@ def name() -> str:
     return f'O\'Brien "index"; תיקייה {uuid.uuid4().hex}'
 
 
-def test_the_index_of_vectors_finds_nearly_all_and_filters_stay_exact(postgres_address: str, name: str) -> None:
-    store = PgStore(postgres_address, name, create=True, index_from=1000)
+def test_the_index_of_vectors_finds_nearly_all_and_filters_stay_exact(postgres_server: str, name: str) -> None:
+    store = PgStore(postgres_server, name, create=True, index_from=1000)
     rows = unit_rows(1100, dimension=32)
     entries = [
         entry(str(number), ["x"], vectors=[row], metadata={"tenth": number % 10}) for number, row in enumerate(rows)
@@ -51,9 +51,9 @@ def test_the_index_of_vectors_finds_nearly_all_and_filters_stay_exact(postgres_a
     store.close()
 
 
-def test_a_lost_connection_is_made_again_once(postgres_address: str, name: str) -> None:
-    store = PgStore(postgres_address, name, create=True)
-    with psycopg.connect(postgres_address, autocommit=True) as other:
+def test_a_lost_connection_is_made_again_once(postgres_server: str, name: str) -> None:
+    store = PgStore(postgres_server, name, create=True)
+    with psycopg.connect(postgres_server, autocommit=True) as other:
 
         def cut() -> None:
             pid = store._connection.info.backend_pid
@@ -70,8 +70,8 @@ def test_a_lost_connection_is_made_again_once(postgres_address: str, name: str) 
     store.close()
 
 
-def test_a_server_that_crashes_and_recovers_is_waited_for(postgres_address: str, name: str) -> None:
-    store = PgStore(postgres_address, name, create=True)
+def test_a_server_that_crashes_and_recovers_is_waited_for(postgres_server: str, name: str) -> None:
+    store = PgStore(postgres_server, name, create=True)
     store.replace_documents([entry("a", ["x"])])
     # A server that loses one of its processes this way ends all sessions and replays its log.
     os.kill(store._connection.info.backend_pid, signal.SIGKILL)
@@ -81,9 +81,9 @@ def test_a_server_that_crashes_and_recovers_is_waited_for(postgres_address: str,
     store.close()
 
 
-def test_two_indexes_in_one_database_know_nothing_of_each_other(postgres_address: str, name: str) -> None:
+def test_two_indexes_in_one_database_know_nothing_of_each_other(postgres_server: str, name: str) -> None:
     long = "x" * 80
-    stores = [PgStore(postgres_address, index, create=True) for index in (name, f"{name}2", f"{name}{long}1")]
+    stores = [PgStore(postgres_server, index, create=True) for index in (name, f"{name}2", f"{name}{long}1")]
     for number, store in enumerate(stores):
         store.replace_documents([entry(str(number), ["x"])])
     assert [list(store.documents()) for store in stores] == [["0"], ["1"], ["2"]]
@@ -113,12 +113,12 @@ def test_a_server_that_is_not_there_is_said_without_the_password(address: str) -
     assert not any("s3cret" in text for text in shown)
 
 
-def test_what_the_user_may_not_do_is_said(postgres_address: str, name: str) -> None:
-    PgStore(postgres_address, name, create=True).close()
+def test_what_the_user_may_not_do_is_said(postgres_server: str, name: str) -> None:
+    PgStore(postgres_server, name, create=True).close()
     role = f"reader_{uuid.uuid4().hex}"
-    with psycopg.connect(postgres_address, autocommit=True) as other:
+    with psycopg.connect(postgres_server, autocommit=True) as other:
         other.execute(f"CREATE ROLE {role} LOGIN")
-    address = postgres_address.replace("postgres:", f"{role}:", 1)
+    address = postgres_server.replace("postgres:", f"{role}:", 1)
     for create in (True, False):
         with pytest.raises(UserError, match="permission denied"):
             PgStore(address, f"{name}{'2' if create else ''}", create=create)
