@@ -11,7 +11,7 @@ from kivnun.models.attention import use_packed_attention
 from kivnun.models.load import load_model
 from kivnun.recipe.training import TrainingSection
 from kivnun.training.optimizer import make_master_weights
-from kivnun.training.room import keep_room, read_room
+from kivnun.training.room import ROOM_NAME, keep_room, read_room
 from kivnun.training.saving_pace import SAVE_TIME_SHARE, SavingPace
 from kivnun.training.stage import Checkpoints, Job, train
 from kivnun.training.validation import Validation
@@ -46,7 +46,7 @@ def test_what_was_measured_and_cannot_be_read_is_measured_again(tmp_path: Path) 
     assert read_room(tmp_path, "key") is None
     keep_room(tmp_path, "key", None)
     assert read_room(tmp_path, "key") == (None,)
-    (tmp_path / "checkpoints" / "room.json").write_text("")
+    (tmp_path / ROOM_NAME).write_text("")
     assert read_room(tmp_path, "key") is None
 
 

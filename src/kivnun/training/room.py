@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 
 from kivnun.runs.atomic import write_atomic
-from kivnun.training.checkpoint import FOLDER
 
-ROOM_NAME = "room.json"
+ROOM_NAME = "training-room.json"
 
 
 def read_room(run_dir: Path, key: str) -> tuple[int | None] | None:
@@ -21,7 +20,7 @@ def read_room(run_dir: Path, key: str) -> tuple[int | None] | None:
         key: The training.
     """
     try:
-        known = json.loads((run_dir / FOLDER / ROOM_NAME).read_bytes())
+        known = json.loads((run_dir / ROOM_NAME).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return (known["micro_batch_tokens"],) if known["key"] == key else None
@@ -38,5 +37,5 @@ def keep_room(run_dir: Path, key: str, micro_batch_tokens: int | None) -> None:
     Raises:
         UserError: `disk-full`.
     """
-    (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-    write_atomic(run_dir / FOLDER / ROOM_NAME, json.dumps({"key": key, "micro_batch_tokens": micro_batch_tokens}))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(run_dir / ROOM_NAME, json.dumps({"key": key, "micro_batch_tokens": micro_batch_tokens}))
