@@ -15,6 +15,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PATIENCE_SECONDS = 60.0
 
 
+class BrowserError(Exception):
+    """What the browser did not do."""
+
+
 class Browser:
     """Speaks the DevTools protocol: JSON objects that end in a zero byte."""
 
@@ -31,13 +35,15 @@ class Browser:
         while True:
             answer = self._read()
             if answer.get("id") == self._number:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise BrowserError(f"{method}: {answer['error']}")
                 return answer["result"]
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
             data = os.read(self._reader, 1 << 16)
-            assert data, "the browser went away"
+            if not data:
+                raise BrowserError("the browser went away")
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\0")
         message = json.loads(line)
@@ -72,11 +78,20 @@ class Page:
 
     def wait(self, expression: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self.value(expression):
+        while not self._holds(expression):
             assert time.monotonic() < deadline, (
                 f"waited in vain for {expression}: {self.value('document.body.innerText')}"
             )
             time.sleep(0.01)
+
+    def _holds(self, expression: str) -> bool:
+        try:
+            return bool(self.value(expression))
+        except BrowserError as error:
+            # Asked between two documents: there is nothing yet that could hold.
+            if "navigated" in str(error) or "context" in str(error):
+                return False
+            raise
 
     def press(self, key: str, code: str) -> None:
         """A key with the letter that it writes and its place on the keyboard."""
@@ -113,7 +128,9 @@ def open_browser(folder: Path) -> Iterator[Browser]:
     browser = Browser(from_browser[0], to_browser[1])
     try:
         yield browser
-        browser.call("Browser.close")
+        # It may be gone before it has answered.
+        with contextlib.suppress(BrowserError, BrokenPipeError):
+            browser.call("Browser.close")
     finally:
         os.close(to_browser[1])
         os.close(from_browser[0])
