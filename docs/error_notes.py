@@ -615,7 +615,8 @@ NOTES: dict[str, ErrorNote] = {
     ),
     "model-missing": ErrorNote(
         "Write `bundled`, a folder, or a Hugging Face id such as `org/name`. An id is fetched once and then read from "
-        "the cache; gated models need `HF_TOKEN` in the environment.",
+        "the cache; gated models need `hf auth login`, or `HF_TOKEN` in the environment. A folder in MLflow's format, "
+        "as Azure keeps models, is one too: the model inside is found.",
         lambda: resolve_model("./my-model"),
     ),
     "model-too-large": ErrorNote(

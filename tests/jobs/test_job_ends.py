@@ -126,20 +126,6 @@ def test_what_only_a_run_that_goes_on_needs_is_removed(place: JobPlace) -> None:
     assert {path.name for path in (work.folder(job_id) / "run").iterdir()} == {"epochs", "events.jsonl", "model"}
 
 
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        (f"{FOLDER}/training.jsonl:4: no answer", "training.jsonl:4: no answer"),
-        ("cannot read /srv/secret/models/base/config.json", "cannot read config.json"),
-        ("`/home/me/x y` is missing", "`x y` is missing"),
-        ("see https://example.org/a/b or 3/4", "see https://example.org/a/b or 3/4"),
-        ("נכשל: /data/קובץ.jsonl", "נכשל: קובץ.jsonl"),
-    ],
-)
-def test_no_path_of_the_server_is_told(text: str, clean: str) -> None:
-    assert failures.without_paths(text, FOLDER) == clean
-
-
 def test_our_own_faults_are_told_without_their_traceback() -> None:
     failure = {"code": "unexpected", "problem": f"KeyError: '{FOLDER}'"}
     error = failures.explain(failure, "", FOLDER)

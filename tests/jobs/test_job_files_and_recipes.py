@@ -321,6 +321,6 @@ def test_trackers_are_told_by_the_environment() -> None:
 
 def test_errors_keep_no_folder_of_the_server(tmp_path: Path) -> None:
     error = UserError("data-field", f"{tmp_path}/training.jsonl:3: x", hint="mend it", details=[f"{tmp_path}/a"])
-    told = from_user_error(error, hide=tmp_path)
+    told = from_user_error(error, tmp_path)
     assert told == JobError("invalid_file_format", "training.jsonl:3: x. Mend it.", "training_file", ("a",))
     assert invalid_n_examples(0, 1, param="validation_file").message.startswith("Validation file has 0 example(s)")

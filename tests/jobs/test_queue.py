@@ -7,6 +7,7 @@ import pytest
 from job_place import JobPlace, lessee
 from sqlalchemy import insert
 
+from kivnun.database.projects import create_project
 from kivnun.database.tables import FineTuningJob
 from kivnun.jobs.owner import Owner, is_gone, this_process
 from kivnun.jobs.queue import (
@@ -248,6 +249,88 @@ def test_an_event_of_one_source_is_added_once(shared_place: JobPlace) -> None:
         with shared_place.database.writing() as session:
             add_event(session, job.id, "started", "Fine-tuning job started")
     assert shared_place.messages(job.id) == ["Fine-tuning job started"]
+
+
+def add_projects(place: JobPlace, *names: str) -> list[str]:
+    with place.database.writing() as session:
+        return [create_project(session, name).id for name in names]
+
+
+def take_in_turn(place: JobPlace, count: int, *, status: str) -> list[str]:
+    """The jobs that one worker takes, one after another, each of which ends before the next is taken."""
+    taken = []
+    for moment in range(count):
+        job_id = lease(place, "here/boot/1/7/7")
+        assert job_id is not None
+        if status == "queued":
+            place.change(job_id, status="running", started_at=1000 + moment)
+        give_back(place, job_id, "here/boot/1/7/7")
+        place.change(job_id, status="queued" if status == "validating_files" else "succeeded")
+        taken.append(job_id)
+    return taken
+
+
+def test_a_project_that_queues_many_jobs_makes_others_wait_for_one(shared_place: JobPlace) -> None:
+    """Even where only one worker takes one job at a time, and nothing runs when it chooses."""
+    greedy, modest, late = add_projects(shared_place, "greedy", "modest", "late")
+    many = [shared_place.add_job(status="queued", project_id=greedy).id for _ in range(100)]
+    first, second = (shared_place.add_job(status="queued", project_id=modest).id for _ in range(2))
+    other = shared_place.add_job(status="queued", project_id=late).id
+    taken = take_in_turn(shared_place, 7, status="queued")
+    assert taken == [many[0], first, other, many[1], second, many[2], many[3]]
+
+
+def test_the_next_job_is_of_the_project_with_the_fewest_that_run(shared_place: JobPlace) -> None:
+    greedy, modest = add_projects(shared_place, "greedy", "modest")
+    many = [shared_place.add_job(status="queued", project_id=greedy).id for _ in range(5)]
+    assert [lease(shared_place, f"worker {number}") for number in range(2)] == many[:2]
+    few = [shared_place.add_job(status="queued", project_id=modest).id for _ in range(3)]
+    assert [lease(shared_place, f"worker {number}") for number in range(2, 5)] == [few[0], few[1], many[2]]
+    give_back(shared_place, few[0], "worker 2")
+    shared_place.change(few[0], status="succeeded")
+    assert lease(shared_place, "worker 2") == few[2]
+
+
+def test_files_are_validated_in_turn_too(shared_place: JobPlace) -> None:
+    greedy, modest = add_projects(shared_place, "greedy", "modest")
+    many = [shared_place.add_job(project_id=greedy).id for _ in range(20)]
+    few = [shared_place.add_job(project_id=modest).id for _ in range(2)]
+    assert take_in_turn(shared_place, 5, status="validating_files") == [many[0], few[0], many[1], few[1], many[2]]
+
+
+def test_a_turn_does_not_make_room_and_an_old_job_that_finds_none_still_keeps_its_own(place: JobPlace) -> None:
+    """Small jobs of others overtake a large one for a while only, as those of its own project do."""
+    greedy, modest = add_projects(place, "greedy", "modest")
+    running = place.add_job(status="queued", memory_bytes=50, project_id=greedy)
+    assert lease(place, "here/boot/1/7/7", limit_bytes=100) == running.id
+    now = int(time.time())
+    large = place.add_job(status="queued", memory_bytes=80, project_id=modest, created_at=now)
+    small = place.add_job(status="queued", memory_bytes=10, project_id=greedy, created_at=now)
+    smaller = place.add_job(status="queued", memory_bytes=5, project_id=greedy, created_at=now)
+    assert lease(place, "here/boot/1/8/8", limit_bytes=100) == small.id
+    place.change(large.id, created_at=now - int(OVERTAKING_SECONDS) - 5)
+    assert lease(place, "here/boot/1/9/9", limit_bytes=100) is None
+    assert place.job(smaller.id).lease_owner is None
+
+
+def test_however_many_jobs_of_a_project_find_no_room_a_small_one_of_another_is_seen(place: JobPlace) -> None:
+    greedy, modest, third = add_projects(place, "greedy", "modest", "third")
+    running = place.add_job(status="queued", memory_bytes=50, project_id=third)
+    assert lease(place, "here/boot/1/7/7", limit_bytes=100) == running.id
+    now = int(time.time())
+    for _ in range(LOOK_AHEAD + 1):
+        place.add_job(status="queued", memory_bytes=80, project_id=greedy, created_at=now)
+    small = place.add_job(status="queued", memory_bytes=10, project_id=modest, created_at=now)
+    assert lease(place, "here/boot/1/8/8", limit_bytes=100) == small.id
+
+
+def test_a_paused_job_takes_no_turn(shared_place: JobPlace) -> None:
+    greedy, modest = add_projects(shared_place, "greedy", "modest")
+    paused = shared_place.add_job(status="paused", wanted="pause", project_id=modest)
+    waiting = [shared_place.add_job(status="queued", project_id=project).id for project in (greedy, modest)]
+    assert [lease(shared_place, f"worker {number}") for number in range(3)] == [*waiting, None]
+    shared_place.want(paused.id, "run")
+    assert lease(shared_place, "worker 3") == paused.id
 
 
 def test_ten_thousand_waiting_jobs_do_not_slow_the_queue_down(place: JobPlace) -> None:

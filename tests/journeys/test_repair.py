@@ -87,6 +87,21 @@ def test_what_a_check_reports_in_any_column_is_gone_after_the_repair_that_it_nam
     assert (desk / "dropped.csv").read_text("utf-8") == "data,label\nשלום,yes\n"
 
 
+def test_a_row_that_lacks_its_last_bracket_is_named_and_closed(desk: Path) -> None:
+    # As the seed 002 prints its second row: `}` closes the list's last message, and the row's own is missing.
+    whole = json.dumps({"messages": [{"role": "user", "content": "שלום"}, {"role": "assistant", "content": "}"}]})
+    (desk / "cut.jsonl").write_text(f"{whole}\n{whole[:-1]}\n", "utf-8")
+    checked = kivnun("check", "cut.jsonl", work=desk)
+    assert "cut.jsonl:2: `}` is missing at its end" in checked.out
+    assert "kivnun repair close-brackets" in checked.out
+    ended = repair(desk, "close-brackets", "cut.jsonl", "closed.jsonl")
+    assert ended.out.splitlines() == [
+        "closed: }          1",
+        "read 2 line(s) of cut.jsonl, wrote 2 to closed.jsonl; log: closed.jsonl.log.jsonl",
+    ]
+    assert (desk / "closed.jsonl").read_text("utf-8") == f"{whole}\n{whole}\n"
+
+
 def test_a_hebrew_table_of_windows_becomes_utf8_and_the_guess_is_told(desk: Path) -> None:
     text = "text,label\n" + "יום טוב,שמח\n" * 3
     (desk / "he.csv").write_bytes(text.encode("cp1255"))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from olive_files import (
@@ -35,12 +36,11 @@ search_space:
     log: true
 """
 TRAINING_ALONE = {"passes.builder": None, "passes.merge_adapter_weights": None, "engine.execution_providers": None}
-AZURE_SYSTEMS = {
+AZURE_SYSTEMS: dict[str, dict[str, Any]] = {
     "aml": {
         "type": "AzureML",
         "config": {
             "accelerators": ["gpu"],
-            "hf_token": True,
             "aml_compute": "cluster",
             "aml_docker_config": {"base_image": "ubuntu", "conda_file_path": "conda.yaml"},
         },
@@ -268,6 +268,16 @@ def test_azure_systems_and_stores_become_where(olive_json: Path) -> None:
 def test_a_data_store_without_a_job_is_refused(olive_json: Path) -> None:
     error = refusal(edit(olive_json, {"data_configs.0.load_dataset_config.params.data_files": DATA_STORE}))
     assert "name an AzureML system in engine.host" in "\n".join(error.details)
+
+
+def test_a_token_is_put_into_no_job_and_read_here(olive_json: Path) -> None:
+    systems = {"aml": {"type": "AzureML", "config": {**AZURE_SYSTEMS["aml"]["config"], "hf_token": True}}}
+    there = refusal(edit(olive_json, {"systems": systems, "engine.host": "aml"}))
+    (said,) = (detail for detail in there.details if "hf_token" in detail)
+    assert "`hf download ORG/NAME --local-dir FOLDER`" in said
+    here = {"here": {"type": "LocalSystem", "config": {"hf_token": True}}}
+    line = line_of(translate(edit(olive_json, {"systems": here, "engine.host": "here"})), ".hf_token")
+    assert (line.outcome, line.note) == ("same", "HF_TOKEN is read from the environment")
 
 
 def test_a_job_without_its_workspace_is_refused(olive_json: Path) -> None:

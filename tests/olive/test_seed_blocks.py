@@ -1,19 +1,20 @@
 """Every block of code in the seeds 000 and 004 runs here, or is refused with a named error; both are counted."""
 
+import importlib.util
 import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from olive_workshop import Ended, Workshop, call, write_rows
+from olive_workshop import TEMPLATE, Ended, Workshop, call, write_rows
 from packaging.requirements import Requirement
 from seed_blocks import BLOCKS, REPLACED
 
@@ -51,7 +52,7 @@ OUTCOMES = {
     "004-04": RUNS,
     "004-05": RUNS,
     "004-06": SIGNED_OUT,  # the job is written, and sent once somebody is signed in
-    "004-07": REFUSED,  # azure_arc is named by neither host nor target
+    "004-07": REFUSED,  # azure_arc is named by neither host nor target; hf_token asks for a secret in the job
     "004-08": AZURE_INVALID,  # the environment does not install Kivnun
     "004-09": RUNS,
     "004-10": SIGNED_OUT,
@@ -63,6 +64,13 @@ OUTCOMES = {
 """What becomes of each block: it runs, or the code of the error that refuses it."""
 
 ROOT = Path(__file__).parents[2]
+PAGE = {
+    block: (outcome, note)
+    for block, outcome, note in re.findall(
+        r"^\| (\d{3}-\d{2}) \| ([^|]+) \| (.+) \|$", (ROOT / "docs/reference/olive.md").read_text("utf-8"), re.MULTILINE
+    )
+}
+"""What the page on Olive says of each block, and why."""
 AZURE_NAMES = re.compile(r'^ *"azure_arc".*?^ {8}\},?\n', re.MULTILINE | re.DOTALL)
 
 
@@ -115,6 +123,12 @@ def write_config(path: str, *parts: str) -> None:
     Path(path).write_text("{\n" + "".join(parts).rstrip().rstrip(",") + "\n}\n", "utf-8")
 
 
+def _without_egg(word: str) -> str:
+    """A package at an address as pip 26 takes it, which refuses extras behind `#egg=`."""
+    address, _, named = word.partition("#egg=")
+    return f"{named} @ {address}"
+
+
 INSTALLS = ("000-01", "000-02", "004-01", "004-02", "004-03", "004-04")
 
 
@@ -126,10 +140,17 @@ def test_what_is_installed_is_an_extra_or_a_dependency(block: str, workshop: Wor
     installs = [words[2:] for words in commands(block, workshop) if words[:2] == ["pip", "install"]]
     assert installs
     for word in (word for words in installs for word in words):
-        requirement = Requirement(word.partition("egg=")[2] or word)
+        requirement = Requirement(_without_egg(word) if "#egg=" in word else word)
         assert requirement.name in {"kivnun", *needed}
         for extra in requirement.extras:
             assert all(str(Requirement(text).specifier) for text in extras[extra])
+
+
+def test_the_page_writes_an_extra_of_an_address_as_pip_takes_it(workshop: Workshop) -> None:
+    ((*_, word),) = commands("004-04", workshop)
+    named = _without_egg(word)
+    assert str(Requirement(named)) == named.replace(" @ ", "@ ")
+    assert f'pip install "{named.replace("microsoft/Olive", "OWNER/REPO")}"' in PAGE["004-04"][1]
 
 
 def test_the_installation_is_checked(workshop: Workshop) -> None:
@@ -144,8 +165,9 @@ def test_the_project_folder_is_made(here: Path, workshop: Workshop) -> None:
     *lines, sign_in = commands("000-04", workshop)
     subprocess.run(["bash", "-ec", "\n".join(map(shlex.join, lines))], check=True)
     assert Path("fine-tuning-project").is_dir()
-    # The hub's own command, which its package installs under a new name.
+    # The hub's own command, which its package installs under a new name, as the page says.
     assert sign_in == ["huggingface-cli", "login"]
+    assert "`hf auth login`" in PAGE["000-04"][1]
     assert Path(sys.executable).with_name("hf").is_file()
 
 
@@ -221,13 +243,15 @@ def test_qlora_with_slices_of_one_file_runs(here: Path, workshop: Workshop) -> N
 
 @pytest.fixture(scope="module")
 def joined(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
-    """The last command of the seed's block on several adapters, with two that were tuned."""
+    """The chain of the seed's block on several adapters: tunings that are told the model and the data, and the join."""
     folder = tmp_path_factory.mktemp("joined")
+    told = ["-m", str(workshop.llama), "-d", str(workshop.rows), "--text_template", TEMPLATE, "--max_steps", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         *tunings, join = commands("000-11", workshop)
         for words in tunings:
-            shutil.copytree(workshop.tuned / "adapter", words[-1])
+            ended = kivnun([*words, *told, "--torch_dtype", "float32", "--learning_rate", "5e-3"])
+            assert ended.status == 0, ended.err
         return folder / "models/multi-adapter", kivnun(join)
 
 
@@ -252,7 +276,8 @@ def answers(engine: Engine) -> list[tuple[int, ...]]:
 def test_trap_10_an_exported_adapter_has_the_names_of_its_model_and_answers_as_in_torch(
     joined: tuple[Path, Ended], workshop: Workshop
 ) -> None:
-    tuned = load_tuned(workshop.tuned / "model", workshop.tuned / "adapter", dtype=torch.float32)
+    left = joined[0].parents[1] / "adapters/classifier"
+    tuned = load_tuned(left / "model", left / "adapter", dtype=torch.float32)
     assert answers(OnnxEngine(joined[0]).with_adapter("classifier")) == answers(TorchEngine(tuned, pad_id=0))
 
 
@@ -285,14 +310,22 @@ def test_the_loss_of_ones_own_is_one_that_is_here(workshop: Workshop) -> None:
     torch.testing.assert_close(margin_losses(pairs, unlike, 4.0).mean(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_evaluation_script_loads_what_is_shipped(merged: Path, workshop: Workshop) -> None:
+def test_the_evaluation_script_runs_as_printed_where_datasets_is_installed(
+    merged: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = text_of("000-14", workshop)
-    # `datasets` is imported there and never used; Kivnun does not need it, so it may not be installed.
-    imported = "from datasets import load_dataset\n"
-    assert text.count("load_dataset") == 1
     names: dict[str, Callable[..., object]] = {}
-    exec(text.replace(imported, ""), names)  # noqa: S102 - the seed's own function
+    if importlib.util.find_spec("datasets") is None:
+        # Kivnun does not need it, and the script imports what it does not use; the page says how it is installed.
+        assert text.count("load_dataset") == 1
+        with pytest.raises(ModuleNotFoundError, match="datasets"):
+            exec(text, {})  # noqa: S102 - the seed's own lines
+        stand_in = ModuleType("datasets")
+        monkeypatch.setattr(stand_in, "load_dataset", None, raising=False)
+        monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    exec(text, names)  # noqa: S102 - the seed's own function
     assert names["evaluate_model"](str(merged), [{"phrase": "a"}]) == {}
+    assert "`pip install datasets`" in PAGE["000-14"][1]
 
 
 @pytest.mark.parametrize("block", ["000-15", "000-17"])
@@ -369,6 +402,8 @@ def write_azure(workshop: Workshop, path: str, *, mended: bool, conda: bool = Tr
     if mended:
         systems, count = AZURE_NAMES.subn("", systems)
         assert count == 1
+        systems, count = re.subn(r'^ *"hf_token": true,\n', "", systems, flags=re.MULTILINE)
+        assert count == 1
         systems = re.sub(r",(\s*\})", r"\1", systems)
     if not conda:
         systems = re.sub(r',\s*"conda_file_path": "conda.yaml"', "", systems)
@@ -380,6 +415,8 @@ def test_a_system_that_nothing_names_is_refused(here: Path, workshop: Workshop) 
     ended = call("run", "azure.json")
     require("004-07", ended)
     assert "systems.azure_arc: has no effect" in ended.err
+    assert re.search(r"systems\.aml\.config\.hf_token: no token is put into a job", ended.err)
+    assert "hf download ORG/NAME --local-dir FOLDER" in ended.err
 
 
 def test_an_environment_without_kivnun_is_refused(here: Path, workshop: Workshop) -> None:
@@ -431,6 +468,6 @@ def test_every_block_is_in_the_table_and_both_kinds_are_counted() -> None:
 
 
 def test_the_page_on_olive_says_what_becomes_of_each_block() -> None:
-    page = (ROOT / "docs/reference/olive.md").read_text("utf-8").partition("## Every block of the seeds")[2]
-    said = dict(re.findall(r"^\| (\d{3}-\d{2}) \| ([^|]+) \|", page, re.MULTILINE))
-    assert said == {block: f"**error** (`{code}`)" if code else "runs" for block, code in OUTCOMES.items()}
+    assert {block: outcome for block, (outcome, _) in PAGE.items()} == {
+        block: f"**error** (`{code}`)" if code else "runs" for block, code in OUTCOMES.items()
+    }

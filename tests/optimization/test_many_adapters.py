@@ -257,6 +257,25 @@ def test_an_adapter_that_answers_unlike_torch_is_not_added(folder, sources, monk
     ]
 
 
+def test_what_finetune_left_is_found_and_named_after_its_folder(sources: Path, tmp_path: Path) -> None:
+    for name in ("classifier", "generator"):
+        shutil.copytree(sources / name, tmp_path / name / "adapter")
+        (tmp_path / name / "model").mkdir()
+    folders = [tmp_path / name for name in ("classifier", "generator")]
+    found = find_sources([str(folder) for folder in folders])
+    assert [(source.name, source.folder) for source in found] == [
+        ("classifier", folders[0] / "adapter"),
+        ("generator", folders[1] / "adapter"),
+    ]
+    inner = [str(folder / "adapter") for folder in folders]
+    assert [source.name for source in find_sources(inner)] == ["classifier", "generator"]
+    # A name that is free, or given, stays.
+    assert [source.name for source in find_sources(inner[:1])] == ["adapter"]
+    assert [source.name for source in find_sources([f"adapter={inner[0]}", inner[1]])] == ["adapter", "generator"]
+    shutil.copytree(folders[0], tmp_path / "a name")
+    refused("adapter-invalid", lambda: find_sources([str(tmp_path / "a name/adapter"), inner[1]]))
+
+
 def refused(code: str, ask: Callable[[], object]) -> UserError:
     with pytest.raises(UserError) as caught:
         ask()

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
 from openai.types import Batch as BatchObject
 from running import RunningServer, make_project_key
 from sqlalchemy import select
@@ -149,6 +149,25 @@ def test_what_is_asked_wrongly_is_refused_at_once(client: OpenAI):
     for call in (client.batches.retrieve, client.batches.cancel):
         with pytest.raises(NotFoundError):
             call("batch_nothing1")
+
+
+def test_a_key_that_may_not_ask_a_model_may_not_let_a_batch_ask_it(server: RunningServer):
+    """The scope is that of the route which the lines go to; a key of both makes a batch that is answered."""
+    embedding = {"custom_id": "a", "method": "POST", "url": EMBEDDINGS, "body": {"model": "tiny", "input": "x"}}
+    plain = {"custom_id": "a", "method": "POST", "url": PLAIN, "body": {"model": "tiny", "prompt": "x"}}
+    cases = ((chat(0), CHAT, "inference"), (plain, PLAIN, "inference"), (embedding, EMBEDDINGS, "inference:read"))
+    for scopes, refused in (((), cases), (("inference:read",), cases[:2])):
+        _, key = make_project_key(server.data_dir, scopes=("files", "batches", *scopes))
+        with OpenAI(base_url=server.base_url, api_key=key, max_retries=0) as narrow:
+            for line, endpoint, scope in refused:
+                with pytest.raises(PermissionDeniedError, match=f"Missing scopes: {scope}\\.") as caught:
+                    create(narrow, [line], endpoint)
+                assert (caught.value.type, caught.value.code) == ("invalid_request_error", "missing_scope")
+            assert list(narrow.batches.list()) == []
+    _, key = make_project_key(server.data_dir, scopes=("files", "batches", "inference"))
+    with OpenAI(base_url=server.base_url, api_key=key, max_retries=0) as wide:
+        done = wait(wide, create(wide, [chat(0)]).id)
+        assert (done.status, done.request_counts.completed) == ("completed", 1)
 
 
 def test_a_cancelled_batch_keeps_what_was_answered(client: OpenAI):

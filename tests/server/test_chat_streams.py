@@ -13,7 +13,7 @@ import httpx
 import pytest
 from openai import OpenAI
 from running import RunningServer, with_new_project
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.testclient import TestClient
 from test_chat_answers import FIND, HELLO, Mood, ask
 
@@ -138,7 +138,7 @@ def test_what_fails_later_is_an_event_of_its_own() -> None:
         raise UserError("constraint-failed", "nothing fits", hint="loosen it")
 
     async def read() -> list[bytes]:
-        stream = await open_stream(break_down(), "req_1", {})
+        stream = await open_stream(break_down(), Request({"type": "http", "state": {"request_id": "req_1"}}), {})
         assert isinstance(stream, EventStream)
         return [bytes(part) async for part in stream.body_iterator if isinstance(part, bytes)]
 

@@ -146,7 +146,7 @@ def test_everything_that_was_asked_for_is_shown_again(client: OpenAI, file_id: s
         training_file=file_id,
         validation_file=validation,
         method=method,  # type: ignore[arg-type]
-        suffix="my words",
+        suffix="my-words",
         seed=7,
         metadata={"who": "me", "why": ""},
         integrations=[{"type": "wandb", "wandb": {"project": "p", "tags": ["a", "b"]}}],
@@ -156,7 +156,7 @@ def test_everything_that_was_asked_for_is_shown_again(client: OpenAI, file_id: s
     assert shown["method"] == {"type": "dpo", "dpo": {"hyperparameters": numbers}}
     assert shown["hyperparameters"] == {name: numbers[name] for name in numbers if name != "beta"}
     assert (job.validation_file, job.seed, job.metadata) == (validation, 7, {"who": "me", "why": ""})
-    assert shown["user_provided_suffix"] == "my words"
+    assert shown["user_provided_suffix"] == "my-words"
     assert shown["integrations"] == [{"type": "wandb", "wandb": {"project": "p", "tags": ["a", "b"]}}]
     assert client.fine_tuning.jobs.retrieve(job.id).to_dict() == shown
 
@@ -192,6 +192,12 @@ BAD_REQUESTS = {
     "unknown method": ({"method": {"type": "magic"}}, "method.type"),
     "empty suffix": ({"suffix": ""}, "suffix"),
     "long suffix": ({"suffix": "x" * 65}, "suffix"),
+    "colon in suffix": ({"suffix": "a:b"}, "suffix"),
+    "space in suffix": ({"suffix": "my words"}, "suffix"),
+    "slash in suffix": ({"suffix": "a/b"}, "suffix"),
+    "percent in suffix": ({"suffix": "a%3Ab"}, "suffix"),
+    "line break in suffix": ({"suffix": "a\n"}, "suffix"),
+    "direction mark in suffix": ({"suffix": "a\u202eb"}, "suffix"),
     "negative seed": ({"seed": -1}, "seed"),
     "large seed": ({"seed": 2**31}, "seed"),
     "many pairs": ({"metadata": {str(number): "" for number in range(17)}}, "metadata"),
@@ -226,7 +232,9 @@ def test_a_method_that_is_not_there_names_those_that_are(client: OpenAI, file_id
     assert "supervised and dpo" in error.message
 
 
-@pytest.mark.parametrize("limits", [{"suffix": "x" * 64}, {"suffix": "x"}, {"seed": 0}, {"seed": 2**31 - 1}])
+@pytest.mark.parametrize(
+    "limits", [{"suffix": "x" * 64}, {"suffix": "x"}, {"suffix": "רגשות-2_a.b"}, {"seed": 0}, {"seed": 2**31 - 1}]
+)
 def test_the_limits_themselves_are_allowed(limits: dict[str, Any], client: OpenAI, file_id: str) -> None:
     assert client.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file_id, **limits).id
 

@@ -1,6 +1,7 @@
 """The words in which a wrong field is told, and the bodies that are refused before any route reads them."""
 
 import json
+from typing import Any
 
 import pytest
 from fastapi.exceptions import RequestValidationError
@@ -8,7 +9,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from kivnun.errors import UserError
 from kivnun.server.bodies import MAX_DEPTH, RequestBody, check_json
+from kivnun.server.chat.shapes import ChatRequest
 from kivnun.server.errors import ApiError, to_api_error
+from kivnun.server.field_errors import FieldError, describe_field_error
+from kivnun.server.tuning.shapes import CreateJob
 from kivnun.serving.answers import BusyError
 
 
@@ -56,6 +60,93 @@ def test_a_wrong_field_is_told_as_the_hosted_service_does(change: dict, param: s
     error = told(GOOD | change)
     assert (error.status, error.param, error.code, error.type) == (400, param, code, "invalid_request_error")
     assert message in error.message
+
+
+def told_of(shape: type[BaseModel], body: Any) -> FieldError:
+    """What is told about a body of one of the routes."""
+    with pytest.raises(ValidationError) as raised:
+        shape.model_validate(body)
+    return describe_field_error([{**each, "loc": ("body", *each["loc"])} for each in raised.value.errors()], body, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("n_epochs", 0, "integer below minimum value. Expected a value >= 1 or 'auto', but got 0 instead."),
+        ("n_epochs", 51, "integer above maximum value. Expected a value <= 50 or 'auto', but got 51 instead."),
+        ("n_epochs", "many", "expected one of 'auto' or an integer, but got 'many' instead."),
+        ("n_epochs", True, "expected one of 'auto' or an integer, but got a boolean instead."),
+        ("batch_size", 257, "integer above maximum value. Expected a value <= 256 or 'auto', but got 257 instead."),
+        ("learning_rate_multiplier", 0, "Expected a value > 0 or 'auto', but got 0 instead."),
+        ("beta", 2.5, "decimal above maximum value. Expected a value <= 2 or 'auto', but got 2.5 instead."),
+    ],
+)
+def test_a_number_that_may_be_auto_is_told_with_its_bound_and_with_auto(name: str, value: Any, message: str) -> None:
+    body = {"model": "m", "training_file": "f", "method": {"type": "dpo", "dpo": {"hyperparameters": {name: value}}}}
+    error = told_of(CreateJob, body)
+    assert error.param == f"method.dpo.hyperparameters.{name}"
+    assert error.message.endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "Missing required parameter: "),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.name",
+            "Missing required parameter: ",
+        ),
+        ({"response_format": {}}, "response_format.type", "Missing required parameter: "),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "Invalid value: 'xml'. Supported values are: "),
+        ({"messages": [{"role": "x"}]}, "messages[0].role", "Invalid value: 'x'. Supported values are: 'system', "),
+        ({"store": True}, "store", "Invalid 'store': completions are not kept here; leave it out."),
+        ({"modalities": [True]}, "modalities[0]", "Invalid value: true. Supported values are: 'text'."),
+        ({"store": "yes"}, "store", "Invalid value: 'yes'. Supported values are: false."),
+    ],
+)
+def test_a_field_of_a_chat_is_told_once_and_in_the_words_of_json(change: dict, param: str, message: str) -> None:
+    error = told_of(ChatRequest, GOOD | change)
+    assert (error.param, error.message[: len(message)]) == (param, message)
+    assert error.code in ("missing_required_parameter", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("shape", "change", "param", "meant"),
+    [
+        (ChatRequest, {"tempreature": 1}, "tempreature", "temperature"),
+        (ChatRequest, {"messages": [{"role": "user", "content": "", "nme": ""}]}, "messages[0].nme", "name"),
+        (ChatRequest, {"tools": [{"type": "function", "function": {"name": "f", "strct": True}}]}, None, "strict"),
+        (CreateJob, {"hyperparameters": {"epochs": 3}}, "hyperparameters.epochs", "n_epochs"),
+        (CreateJob, {"method": {"type": "dpo", "dpo": {"hyperparameters": {"bata": 1}}}}, None, "beta"),
+    ],
+)
+def test_a_misspelt_field_is_told_with_the_nearest_one_of_its_own_object(
+    shape: type[BaseModel], change: dict, param: str | None, meant: str
+) -> None:
+    error = told_of(shape, (GOOD if shape is ChatRequest else {"model": "m", "training_file": "f"}) | change)
+    assert error.param == (param or error.param)
+    assert error.message == f"Unrecognized request argument supplied: {error.param}. Did you mean '{meant}'?"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"min_p": 0.1}, "min_p"),
+        ({"chat_template_kwargs": {}}, "chat_template_kwargs"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"messages": [{"role": "assistant", "reasoning_content": ""}]}, "messages[0].reasoning_content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "", "cache_control": {}}]}]},
+            "messages[0].content[0].cache_control",
+        ),
+    ],
+)
+def test_a_field_of_another_server_is_named_and_to_be_left_out(change: dict, param: str) -> None:
+    error = told_of(ChatRequest, GOOD | change)
+    assert (error.param, error.code) == (param, "unknown_parameter")
+    assert error.message.startswith(f"Unrecognized request argument supplied: {param}. ")
+    assert error.message.endswith("leave it out.")
 
 
 def test_a_missing_field_is_named() -> None:

@@ -24,7 +24,7 @@ from running import RunningServer
 from kivnun.cli.serve import describe
 from kivnun.database.open import open_database, sqlite_url
 from kivnun.errors import UserError
-from kivnun.server.binding import is_loopback, listen, require_database, require_models, require_safe
+from kivnun.server.binding import is_loopback, listen, require_database, require_safe
 from kivnun.server.folders import DataFolder
 from kivnun.server.service import ServeSettings
 from kivnun.server.start import Listening
@@ -75,17 +75,6 @@ def test_half_a_pair_of_tls_files_is_refused_and_one_that_is_none(flags: list[st
     assert not (tmp_path / "data").exists()
 
 
-def test_a_base_model_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
-    for settings in (
-        ServeSettings(tmp_path, base_model="./none"),
-        ServeSettings(tmp_path, models={"x": f"{tmp_path}/none"}),
-    ):
-        with pytest.raises(UserError) as raised:
-            require_models(settings)
-        assert raised.value.code == "model-missing"
-    require_models(ServeSettings(tmp_path, base_model="x", models={"x": str(tmp_path), "y": "org/name"}))
-
-
 LISTENING = Listening("http://127.0.0.1:8000/v1", 8000, ("bundled",), "bundled", True, True, Path("d"), 1)
 
 
@@ -94,18 +83,61 @@ LISTENING = Listening("http://127.0.0.1:8000/v1", 8000, ("bundled",), "bundled",
     [
         (LISTENING, "OPENAI_API_KEY=...   a key that", "keys create first"),
         (replace(LISTENING, stand_in="tiny"), "gpt-4o-mini and the like are not on this machine: tiny answers", "TLS"),
+        (LISTENING, "memory: most of what is free for models, what the machine has for jobs", "GiB"),
+        (
+            replace(LISTENING, model_memory_bytes=6 << 30, job_memory_bytes=2 << 30),
+            "6.0 GiB for models, 2.0 GiB",
+            "free",
+        ),
         (replace(LISTENING, has_keys=False), "kivnun keys create first --data-dir d", "WITHOUT TLS"),
         (replace(LISTENING, require_keys=False), "--no-auth: every program of this machine", "keys create first"),
         (replace(LISTENING, url="http://192.0.2.1:80/v1"), "WITHOUT TLS", "--no-auth"),
         (replace(LISTENING, url="https://192.0.2.1:80/v1"), "OPENAI_BASE_URL=https://192.0.2.1:80/v1", "WITHOUT TLS"),
     ],
-    ids=["keys", "another base", "no key yet", "no auth", "no tls", "tls"],
+    ids=["keys", "another base", "memory", "less memory", "no key yet", "no auth", "no tls", "tls"],
 )
 def test_a_server_says_how_to_use_it_and_what_to_worry_about(listening: Listening, said: str, unsaid: str) -> None:
     text = "\n".join(describe(listening, has_own_database=False))
     assert said in text
     assert unsaid not in text
     assert f"export OPENAI_BASE_URL={listening.url}" in text
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("asked", "models", "jobs"),
+    [
+        ({"memory_bytes": 8 * GIB}, 4 * GIB, 4 * GIB),
+        ({"memory_bytes": 8 * GIB, "job_memory_bytes": 2 * GIB}, 6 * GIB, 2 * GIB),
+        ({"memory_bytes": 8 * GIB, "num_workers": 0}, 8 * GIB, 0),
+        ({"job_memory_bytes": 2 * GIB}, None, 2 * GIB),
+        ({}, None, None),
+    ],
+)
+def test_memory_is_counted_once(asked: dict[str, int], models: int | None, jobs: int | None) -> None:
+    settings = ServeSettings(Path("data"), **asked)
+    assert (settings.memory_of_models, settings.memory_of_jobs) == (models, jobs)
+
+
+def test_models_and_jobs_of_a_server_share_the_memory_that_it_was_given(start_server: Start, tmp_path: Path) -> None:
+    server = start_server("--memory-gib", "3", "--job-memory-gib", "1", data_dir=tmp_path / "data")
+    log = DataFolder(server.data_dir).logs / "workers.jsonl"
+    started = json.loads(str(wait_for(lambda: log.is_file() and log.read_text("utf-8"), 60)).splitlines()[0])
+    server.wait_for_libraries()
+    lines = httpx.get(f"{server.root_url}/metrics").text.splitlines()
+    told = dict(line.rsplit(" ", 1) for line in lines if "_memory_" in line and not line.startswith("#"))
+    assert float(told["kivnun_jobs_memory_bytes"]) == GIB
+    assert float(told["kivnun_jobs_memory_reserved_bytes"]) == 0
+    assert float(told["kivnun_pool_memory_bytes"]) == 2 * GIB
+    assert started["memory_bytes"] == GIB
+
+
+def test_jobs_cannot_be_given_all_of_the_memory(tmp_path: Path) -> None:
+    ended = serve("--memory-gib", "2", "--job-memory-gib", "2", "--data-dir", str(tmp_path / "data"))
+    assert ended.returncode == 2
+    assert "leaves models none" in ended.stderr
 
 
 def test_a_port_that_is_taken_is_told() -> None:

@@ -114,6 +114,24 @@ def test_no_block_outlives_the_one_before_it(rows):
     assert holes
 
 
+def test_what_is_read_of_a_prompt_so_far_is_kept_in_whole_blocks(rows, store):
+    prompt = prompt_of(60, seed=10)
+    row = rows.begin()
+    for start, stop in ((0, 10), (10, 40), (40, 60)):
+        logits = rows.feed(row, prompt[start:stop])
+        last = logits if stop == 60 else None
+        store.keep(1, rows, row, prompt[:stop], last)
+        if last is None:
+            assert store.find(1, None, prompt).num_tokens == stop // BLOCK_TOKENS * BLOCK_TOKENS
+            # Of the beginning alone nobody knows what comes after it.
+            assert store.find(1, None, prompt[:stop]).logits is None
+            assert store.num_bytes == rows.bytes_per_token * (stop // BLOCK_TOKENS * BLOCK_TOKENS)
+    found = store.find(1, None, prompt)
+    assert found.num_tokens == 60
+    again = rows.begin(kept=found.pieces)
+    np.testing.assert_array_equal(rows.step([again], [9]), rows.step([row], [9]))
+
+
 def test_without_room_nothing_is_kept(rows):
     store = PrefixStore(0)
     compute(rows, store, prompt_of(40, seed=8))

@@ -1,6 +1,5 @@
 """The compute thread answers many at once as each alone, lets nobody wait for others, and survives what fails."""
 
-import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -8,46 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from heard import SECONDS, Heard, ask_for
-from tiny_llama import CONTEXT_TOKENS, END, load_tiny_llama
+from gate import Gate, answer_alone
+from heard import Heard, ask_for
+from tiny_llama import CONTEXT_TOKENS, load_tiny_llama
 
 from kivnun.errors import UserError
 from kivnun.generation.sampling import Sampling, choose_token, start_draws
-from kivnun.generation.torch_engine import TorchEngine
 from kivnun.generation.torch_rows import TorchRows
 from kivnun.serving.answers import BusyError, Ended, Token
 from kivnun.serving.scheduler import Scheduler
 
 
-class Gate:
-    """Holds every forward pass of a model while it is shut, and writes down the shapes of their inputs."""
-
-    def __init__(self, rows: TorchRows) -> None:
-        self.shapes: list[tuple[int, int]] = []
-        self._open = threading.Event()
-        self._open.set()
-        rows._model.register_forward_pre_hook(self._before, with_kwargs=True)
-
-    def shut(self) -> None:
-        self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    def _before(self, _model, _args, inputs) -> None:
-        self.shapes.append(tuple(inputs["input_ids"].shape))
-        assert self._open.wait(SECONDS)
-
-
 @pytest.fixture
 def gate(rows) -> Gate:
     return Gate(rows)
-
-
-def answer_alone(rows: TorchRows, prompt, num_tokens: int, adapter: str | None = None) -> tuple[int, ...]:
-    engine = TorchEngine(rows._model, pad_id=END, adapters=rows._adapters)
-    [answer] = engine.generate([prompt], max_new_tokens=num_tokens, stop_ids=frozenset(), adapters=[adapter])
-    return answer.token_ids
 
 
 def test_answers_of_many_clients_and_adapters_are_those_of_each_alone(scheduler, rows, prompts):

@@ -1,8 +1,10 @@
 """The two trackers that are extras, with the real packages: a file store and offline files, no network."""
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from told_run import ToldRun
@@ -48,17 +50,28 @@ def test_a_server_that_cannot_be_reached_turns_mlflow_off_and_nothing_else(
     assert len((told_run.folder / "training.csv").read_text("utf-8").splitlines()) == 4
 
 
-def wandb_steps(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Step and numbers of every record of all offline files; their format is that of LevelDB's log."""
+def wandb_records(path: Path) -> list[Any]:
+    """Every record of an offline file, whose format is that of LevelDB's log."""
     from wandb.proto.wandb_internal_pb2 import Record
 
+    content, place, records = path.read_bytes(), 7, []
+    while place + 7 <= len(content):
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        assert kind in (0, 1), "the test reads whole records only"
+        place += 7 + length
+        if place <= len(content):
+            records.append(Record.FromString(content[place - length : place]))
+    return records
+
+
+def wandb_steps(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Step and numbers of every record of all offline files, once wandb's own process has written their last."""
+    deadline = time.monotonic() + 60
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        content, place = path.read_bytes(), 7
-        while place + 7 <= len(content):
-            _, length, kind = struct.unpack_from("<IHB", content, place)
-            assert kind in (0, 1), "the test reads whole records only"
-            record = Record.FromString(content[place + 7 : place + 7 + length])
-            place += 7 + length
+        while not (records := wandb_records(path)) or records[-1].WhichOneof("record_type") != "exit":
+            assert time.monotonic() < deadline, f"{path} has no end"
+            time.sleep(0.02)
+        for record in records:
             if record.WhichOneof("record_type") == "history":
                 items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
                 yield record.history.step.num, items

@@ -120,6 +120,18 @@ def fix_encoding(
     _say(done, dry_run=dry_run, as_json=as_json, unit="line")
 
 
+@app.command("close-brackets")
+def close_brackets(
+    source: In, out: Out, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False
+) -> None:
+    """Write the brackets that lines of JSON lack at their ends; lines that are broken otherwise stay, and are named."""
+    from kivnun.data.repair.closing import close_brackets as repair
+    from kivnun.data.repair.source import Source, find_source
+
+    done = repair(Source(find_source(source)), _target(out, force, dry_run))
+    _say(done, dry_run=dry_run, as_json=as_json, unit="line")
+
+
 @app.command("balance")
 def balance(
     source: In,

@@ -36,7 +36,10 @@ def serve(
     ] = "bundled",
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A further base model: NAME=FOLDER or NAME=ID. Repeatable.", metavar="NAME=PATH"),
+        typer.Option(
+            help="A further base model, NAME=FOLDER or NAME=ID, or a name for a tuned one, NAME=ft:... Repeatable.",
+            metavar="NAME=PATH",
+        ),
     ] = None,
     embedding_model: Annotated[
         str | None, typer.Option(help="What answers /embeddings; the default embedder if not given.")
@@ -48,9 +51,11 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes that run jobs; 0 for none.", min=0, max=64)] = 1,
     memory_gib: Annotated[
         float | None,
-        typer.Option(
-            help="Most memory for models, and as much again for jobs; what the machine has if not given.", min=0.1
-        ),
+        typer.Option(help="Most memory for models and jobs together; what the machine has if not given.", min=0.1),
+    ] = None,
+    job_memory_gib: Annotated[
+        float | None,
+        typer.Option(help="What of it is for jobs, all of them together; half if not given.", min=0.1),
     ] = None,
     max_rows: Annotated[int, typer.Option(help="Most answers that a model computes side by side.", min=1)] = 64,
     max_waiting: Annotated[int, typer.Option(help="Most answers that wait; further ones get 429.", min=0)] = 256,
@@ -68,6 +73,10 @@ def serve(
     """Serve files, fine-tuning jobs, models and chat to OpenAI's libraries, until Ctrl-C."""
     if engine not in ENGINE_NAMES:
         raise typer.BadParameter(f"--engine {engine}: it is one of {', '.join(ENGINE_NAMES)}")
+    if memory_gib is not None and job_memory_gib is not None and job_memory_gib >= memory_gib:
+        raise typer.BadParameter(
+            f"--job-memory-gib {job_memory_gib:g} leaves models none of --memory-gib {memory_gib:g}"
+        )
     models = _read_models(model or [])
     from kivnun.cli.output import tell
     from kivnun.server.start import ServeSettings
@@ -86,6 +95,7 @@ def serve(
         strict=strict,
         num_workers=workers,
         memory_bytes=None if memory_gib is None else int(memory_gib * 2**30),
+        job_memory_bytes=None if job_memory_gib is None else int(job_memory_gib * 2**30),
         max_rows=max_rows,
         max_waiting=max_waiting,
         max_file_bytes=max_file_mib << 20,
@@ -101,7 +111,9 @@ def _read_models(words: list[str]) -> dict[str, str]:
     for word in words:
         name, sign, source = word.partition("=")
         if not (name and sign and source) or name.startswith("ft:"):
-            raise typer.BadParameter(f"--model {word}: give NAME=FOLDER or NAME=ID, and no NAME that begins with ft:")
+            raise typer.BadParameter(
+                f"--model {word}: give NAME=FOLDER, NAME=ID or NAME=ft:..., no NAME beginning with ft:"
+            )
         if models.setdefault(name, source) != source:
             raise typer.BadParameter(f"--model {name} is given twice")
     return models
@@ -121,6 +133,15 @@ def _tell(listening: "Listening", database: str | None, *, as_json: bool) -> Non
     tell("\n".join(describe(listening, has_own_database=database is not None)))
 
 
+def _say_memory(listening: "Listening") -> str:
+    models, jobs = listening.model_memory_bytes, listening.job_memory_bytes
+    for_models = "most of what is free" if models is None else f"{models / 2**30:.1f} GiB"
+    for_jobs = "what the machine has" if jobs is None else f"{jobs / 2**30:.1f} GiB"
+    return (
+        f"memory: {for_models} for models, {for_jobs} for jobs (--memory-gib for both, --job-memory-gib of it for jobs)"
+    )
+
+
 def describe(listening: "Listening", *, has_own_database: bool) -> list[str]:
     """What a person needs to know to use it, and what to worry about."""
     from kivnun.server.binding import is_loopback
@@ -131,6 +152,7 @@ def describe(listening: "Listening", *, has_own_database: bool) -> list[str]:
         f"{listening.num_workers} worker process(es) for jobs)",
         f"gpt-4o-mini and the like are not on this machine: {listening.stand_in} answers, and is trained, in their "
         "place (--base-model chooses it)",
+        _say_memory(listening),
         "",
         f"  export OPENAI_BASE_URL={listening.url}",
     ]

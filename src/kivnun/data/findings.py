@@ -99,7 +99,11 @@ _FILES = {
     "encoding-not-utf8": _error(
         "files", "A file holds bytes that are not UTF-8.", "run `kivnun repair fix-encoding`; it names what it guesses"
     ),
-    "json-syntax": _error("syntax", "A line is not JSON.", "mend the line; each line is one JSON object"),
+    "json-syntax": _error(
+        "syntax",
+        "A line is not JSON.",
+        "mend the line, each is one JSON object; `kivnun repair close-brackets` writes what is missing at ends",
+    ),
     "json-not-object": _error("syntax", "A row is not a JSON object.", 'write each row as {"...": ...}'),
     "json-duplicate-key": _error(
         "syntax", "An object has the same key twice; all but the last value would be lost.", "keep one of them"

@@ -20,7 +20,7 @@ def main() -> None:
     given: Mapping[str, object] = json.loads(arguments.settings.read_bytes()) if arguments.settings else {}
     is_stopping = _stop_on_signals()
     data_dir = arguments.data_dir.resolve()
-    memory = arguments.memory or given.get("memory_bytes")
+    memory = arguments.memory or given.get("job_memory_bytes")
     limit = min(machine_bytes(), memory) if isinstance(memory, int) else machine_bytes()
     with closing(open_database(arguments.database or sqlite_url(data_dir))) as database:
         owner = this_process()
@@ -41,7 +41,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, required=True, help="the server's data folder")
     parser.add_argument("--database", help="SQLAlchemy's address; default: SQLite in the data folder")
     parser.add_argument(
-        "--settings", type=Path, help="the server's settings.json: `memory_bytes` and `strict` are read"
+        "--settings", type=Path, help="the server's settings.json: `job_memory_bytes` and `strict` are read"
     )
     parser.add_argument("--memory", type=int, help="bytes that all jobs of this machine may take together")
     parser.add_argument("--nice", type=int, default=NICENESS, help="how far jobs stand back behind other programs")

@@ -15,12 +15,12 @@ from kivnun.data.files.dataset import DataFile, DataSet, Split
 from kivnun.data.findings import Finding
 from kivnun.jobs.hyperparameters import MethodName
 from kivnun.jobs.job_error import TRAINING_FILE, VALIDATION_FILE
+from kivnun.jobs.job_files import COPY_NAMES
 
 TOO_LONG = frozenset({"answer-cut", "prompt-too-long"})
 PARAMS: Mapping[Split, str] = {"train": TRAINING_FILE, "validation": VALIDATION_FILE}
 TITLES: Mapping[str, str] = {split: name.replace("_", " ").capitalize() for split, name in PARAMS.items()}
 NO_TURNS = "prompt and completion should be texts for a model that completes texts, and not lists of turns"
-COPY_NAMES: Mapping[Split, str] = {"train": "training.jsonl", "validation": "validation.jsonl"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kivnun.errors import UserError
 from kivnun.jobs.job_error import JobError, describe_failure
+from kivnun.jobs.private_paths import without_paths
 from kivnun.jobs.wording import Fields
 from kivnun.runs.ending import UNEXPECTED
 
@@ -14,7 +15,6 @@ SERVER_ERROR = "server_error"
 MEMORY = "out_of_memory"
 RUN_LOCKED = "run-locked"
 _PRINTED = re.compile(r"^error\[([a-z-]+)\]: (.+)$", re.MULTILINE)
-_PATH = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\"`,;)]+/)*([^\s/:'\"`,;)]+)")
 
 
 def explain(failure: Fields | None, printed: str, folder: Path) -> JobError:
@@ -42,16 +42,6 @@ def printed_error(printed: str) -> tuple[str, str]:
     """
     found = _PRINTED.findall(printed)
     return found[-1] if found else (UNEXPECTED, "")
-
-
-def without_paths(text: str, folder: Path) -> str:
-    """A text with the job's own files by their names, and every other path by its last part.
-
-    Args:
-        text: For a client.
-        folder: The job's.
-    """
-    return _PATH.sub(r"\1", text.replace(f"{folder}/", ""))
 
 
 def crashed(status: int, attempts: int) -> JobError:

@@ -19,6 +19,7 @@ from kivnun.database.projects import FINISHED
 from kivnun.database.tables import File, FineTuningJob, TunedModel
 from kivnun.jobs.follow import organization_name
 from kivnun.jobs.job_error import JobError
+from kivnun.jobs.job_files import COPY_NAMES
 from kivnun.jobs.naming import model_name, result_file_id
 from kivnun.jobs.queue import CRASH, MOST_ATTEMPTS, add_event, held, release, settle
 from kivnun.jobs.work import Work
@@ -158,9 +159,12 @@ def fail(work: Work, job_id: str, error: JobError) -> None:
         if job.wanted == "cancel":
             settle(session, job)
             return
+        error = error.hide(work.data_dir, job.base_model).call(_names_of_files(job))
         job.error = dict(error.to_json())
         _end(job, "failed", int(time.time()))
         data = {"error_code": error.code, "problems": list(error.problems)}
+        for place, note in enumerate(error.notes):
+            add_event(session, job.id, f"note:{place}", note, level="warn")
         add_event(session, job.id, "failed", f"The job failed: {error.message}", level="error", data=data)
     work.log("job_failed", {"job": job_id, "code": error.code})
 
@@ -213,6 +217,12 @@ def remove_left_checkpoints(work: Work) -> None:
             status = session.scalar(select(FineTuningJob.status).where(FineTuningJob.id == job_id))
             if status in FINISHED:
                 remove_checkpoints(work, job_id)
+
+
+def _names_of_files(job: FineTuningJob) -> dict[str, str]:
+    """The job's own copies by the ids of the files that its client sent."""
+    ids = {"train": job.training_file, "validation": job.validation_file}
+    return {name: ids[split] or name for split, name in COPY_NAMES.items()}
 
 
 def _end(job: FineTuningJob, status: str, now: int) -> None:

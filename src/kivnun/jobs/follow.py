@@ -15,6 +15,7 @@ from kivnun.database.identifiers import new_id
 from kivnun.database.open import Database
 from kivnun.database.tables import FineTuningJob, JobCheckpoint, JobEvent, Organization, Project, TunedModel
 from kivnun.jobs.naming import checkpoint_name, model_name
+from kivnun.jobs.private_paths import without_paths
 from kivnun.jobs.queue import held
 from kivnun.jobs.wording import Fields, Kept, Said, Told, Wording
 from kivnun.runs.ending import FAILED
@@ -122,7 +123,7 @@ def _add_events(session: Session, job: FineTuningJob, said: Sequence[Said]) -> N
                 source=one.source,
                 level=one.level,
                 type=one.type,
-                message=one.message,
+                message=without_paths(one.message, job.base_model),
                 data=dict(one.data),
                 created_at=one.at,
             )

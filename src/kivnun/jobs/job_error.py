@@ -1,10 +1,11 @@
 """Why a job failed, in the three fields that clients of the API know: code, message and the parameter to blame."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kivnun.errors import UserError
+from kivnun.jobs.private_paths import without_paths
 
 TRAINING_FILE, VALIDATION_FILE = "training_file", "validation_file"
 INVALID_FORMAT = "invalid_file_format"
@@ -44,12 +45,40 @@ class JobError:
         message: For people, in one sentence or two.
         param: The parameter of the job that is to blame; None for none.
         problems: The lines of a file that are wrong, one text each; for an event, since the error has no room for them.
+        notes: What was done to the files before, one text each; for events of their own.
     """
 
     code: str
     message: str
     param: str | None = None
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def hide(self, *folders: Path | str) -> "JobError":
+        """The same without paths of the server.
+
+        Args:
+            *folders: Of the server.
+        """
+        return self._map(lambda text: without_paths(text, *folders))
+
+    def call(self, names: Mapping[str, str]) -> "JobError":
+        """The same with other names for files, such as those that their owner knows.
+
+        Args:
+            names: By what they are called here.
+        """
+
+        def rename(text: str) -> str:
+            for here, name in names.items():
+                text = text.replace(here, name)
+            return text
+
+        return self._map(rename)
+
+    def _map(self, change: Callable[[str], str]) -> "JobError":
+        problems, notes = (tuple(change(text) for text in texts) for texts in (self.problems, self.notes))
+        return replace(self, message=change(self.message), problems=problems, notes=notes)
 
     def to_json(self) -> dict[str, str | None]:
         """The `error` of a job."""
@@ -82,13 +111,11 @@ def describe_failure(code: str, problem: str, details: Sequence[str] = (), *, hi
     return JobError(CODES.get(code, code.replace("-", "_")), message, param, tuple(details))
 
 
-def from_user_error(error: UserError, *, hide: Path | None = None) -> JobError:
+def from_user_error(error: UserError, *folders: Path | str) -> JobError:
     """What an error of Kivnun's says to a client of the API.
 
     Args:
         error: The error.
-        hide: A folder of the server, which its clients have no business to know.
+        *folders: Of the server, which its clients have no business to know.
     """
-    texts = [error.problem, error.hint, *error.details]
-    problem, hint, *details = [text.replace(f"{hide}/", "") for text in texts] if hide is not None else texts
-    return describe_failure(error.code, problem, details, hint=hint)
+    return describe_failure(error.code, error.problem, error.details, hint=error.hint).hide(*folders)

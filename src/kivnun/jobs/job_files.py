@@ -6,14 +6,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
+from kivnun.data.files.closing import find_closing
 from kivnun.data.files.encoding import TextSource
 from kivnun.data.files.lines import LineBlock, cut_blocks
 from kivnun.data.files.unpack import find_packing
 from kivnun.runs.atomic import PARTIAL_SUFFIX, disk_full_as_user_error, sync_folder
 
-CLOSING = {"{": "}", "[": "]"}
+COPY_NAMES = {"train": "training.jsonl", "validation": "validation.jsonl"}
+"""What a job's own copies are called, by split; its client knows them by the ids of what was uploaded."""
 
 
 @dataclass(frozen=True)
@@ -96,45 +96,6 @@ def _mend_block(block: LineBlock, mended: list[MendedLine]) -> bytes:
             lines[place] = line.rstrip() + added.encode()
             mended.append(MendedLine(block.first_line + place, added))
     return b"\n".join(lines)
-
-
-def find_closing(line: bytes) -> str:
-    """The brackets that make an object of a line that lacks nothing but them, or ""."""
-    try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
-        pass
-    else:
-        return ""
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        return ""
-    closing = _list_open(text)
-    if not closing or not text.lstrip().startswith("{"):
-        return ""
-    try:
-        orjson.loads(text + closing)
-    except orjson.JSONDecodeError:
-        return ""
-    return closing
-
-
-def _list_open(text: str) -> str:
-    """What closes the brackets that a text leaves open."""
-    stack: list[str] = []
-    in_string = is_escaped = False
-    for sign in text:
-        if in_string:
-            in_string = is_escaped or sign != '"'
-            is_escaped = sign == "\\" and not is_escaped
-        elif sign == '"':
-            in_string = True
-        elif sign in CLOSING:
-            stack.append(CLOSING[sign])
-        elif stack and sign == stack[-1]:
-            stack.pop()
-    return "".join(reversed(stack))
 
 
 def _partial(path: Path) -> Path:

@@ -21,6 +21,7 @@ from kivnun.jobs.finishing import fail, give_up_or_retry, remove_checkpoints, su
 from kivnun.jobs.follow import Follower
 from kivnun.jobs.job_error import JobError
 from kivnun.jobs.prepared import Asked, Prepared, read_answer, write_asked
+from kivnun.jobs.private_paths import without_paths
 from kivnun.jobs.queue import CRASH, MOST_ATTEMPTS, add_event, held, settle
 from kivnun.jobs.work import Ended, Work, attend, wait_until_free
 from kivnun.runs.ending import is_held
@@ -128,7 +129,8 @@ def _queue(work: Work, job_id: str, prepared: Prepared) -> None:
         job.hyperparameters = dict[str, Any](prepared.hyperparameters)
         job.memory_bytes = min(prepared.memory_bytes, work.room.limit_bytes)
         for place, note in enumerate(prepared.notes):
-            add_event(session, job.id, f"note:{place}", note.message, level=note.level, data=note.data)
+            message = without_paths(note.message, work.data_dir, job.base_model)
+            add_event(session, job.id, f"note:{place}", message, level=note.level, data=note.data)
         add_event(session, job.id, "validated", "Files validated, moving job to queued state")
         job.status, job.attempts = "queued", 0
         settle(session, job)

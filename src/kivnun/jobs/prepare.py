@@ -50,6 +50,7 @@ def prepare(asked: Asked, folder: Path) -> Prepared | JobError:
         notes = tuple(Note(note.level, note.message, note.data) for note in validated.notes)
         return Prepared(numbers, need, least, notes, tracker_environment(asked.integrations, asked.id))
     except UserError as error:
+        # Paths are taken out where the job is ended.
         return from_user_error(error)
 
 

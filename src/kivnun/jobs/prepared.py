@@ -117,6 +117,7 @@ def read_answer(folder: Path) -> Prepared | JobError | None:
         return None
     if "error" in answer:
         error = answer["error"]
-        return JobError(**{**error, "problems": tuple(error["problems"])})
+        # An answer of before an update has no notes.
+        return JobError(**{**error, "problems": tuple(error["problems"]), "notes": tuple(error.get("notes", ()))})
     prepared = answer["prepared"]
     return Prepared(**{**prepared, "notes": tuple(Note(**note) for note in prepared["notes"])})

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from kivnun.database.identifiers import new_id
 from kivnun.database.tables import FineTuningJob, JobEvent
+from kivnun.jobs.turns import in_turn
 
 LEASE_SECONDS = 30.0
 LOST_WORKER = 1
@@ -26,7 +27,7 @@ MOST_ATTEMPTS = 100
 """Five crashes of a job's own processes, or a hundred workers lost, without a step of progress between them: a worker
 computes nothing of a job itself, so that its loss says little about the job."""
 LOOK_AHEAD = 50
-"""How many jobs behind the first one may overtake it because they are smaller."""
+"""How many jobs behind the next one may overtake it because they are smaller."""
 OVERTAKING_SECONDS = 600.0
 """For so long: a job that is older and finds no room lets no other one begin, or it would never find any."""
 
@@ -56,7 +57,7 @@ class Lessee:
 
 
 def lease_next(session: Session, lessee: Lessee) -> FineTuningJob | None:
-    """Lease the oldest job that there is something to do for and that there is room for.
+    """Lease the next job that there is something to do for and that there is room for; projects take turns.
 
     A job whose holder was lost, and did not give the lease back, has one attempt more.
 
@@ -210,7 +211,7 @@ def database_time(session: Session) -> float:
 
 
 def _choose(session: Session, lessee: Lessee, now: float, *, lock: bool) -> FineTuningJob | None:
-    """The oldest job that may be leased now, of the first that nobody works at; those that take no time come first."""
+    """The job that may be leased now, of the next that nobody works at; those that take no time come first."""
     jobs = FineTuningJob
     leased = list(session.scalars(select(jobs).where(jobs.status.in_(UNFINISHED), jobs.lease_owner.is_not(None))))
     # One that was leased a moment ago is still `queued`, and its memory is no longer free.
@@ -219,8 +220,13 @@ def _choose(session: Session, lessee: Lessee, now: float, *, lock: bool) -> Fine
     to_do = or_(jobs.status.in_(_WORKED_AT), (jobs.status == "paused") & (jobs.wanted != "pause"))
     unheld = or_(jobs.lease_owner.is_(None), jobs.number.in_(free))
     needs_room = (jobs.wanted == "run") & (jobs.status != "validating_files")
-    first = select(jobs).where(to_do, unheld).order_by(jobs.number).limit(LOOK_AHEAD)
-    waiting = [*session.scalars(first.where(~needs_room)), *session.scalars(first.where(needs_room))]
+    # Of files that are validated, those projects have had theirs whose jobs have come further.
+    validated = jobs.status.in_(("queued", "running"))
+    trains = jobs.number.in_([job.number for job in running])
+    waiting = [
+        *session.scalars(in_turn(to_do & unheld & ~needs_room, validated, LOOK_AHEAD)),
+        *session.scalars(in_turn(to_do & unheld & needs_room, trains, LOOK_AHEAD)),
+    ]
     is_full = False
     for job in waiting:
         if _needs_room(job) and (is_full or not lessee.admits(job, running)):

@@ -8,7 +8,7 @@ Rows that are longer than the model reads are left out and counted aloud. The ho
 that a model learns answers without ends; to refuse the whole file would help nobody.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kivnun.data.checks.tokens import TokenLimits
@@ -17,6 +17,7 @@ from kivnun.data.files.dataset import Split
 from kivnun.data.findings import Finding
 from kivnun.data.template import PromptTemplate
 from kivnun.errors import UserError
+from kivnun.jobs.advice import advise
 from kivnun.jobs.checked_files import PARAMS, TOO_LONG, CheckedFiles, FilesOfJob, check_files
 from kivnun.jobs.continued import make_base
 from kivnun.jobs.hyperparameters import MethodName
@@ -28,6 +29,7 @@ from kivnun.models.resolve import resolve_model
 
 __all__ = ["FilesOfJob", "JobNote", "Validated", "validate_files"]
 
+Mended = Mapping[Split, Sequence[MendedLine]]
 MOST_TOKENS = 65_536
 COMPLETION = "prompt-completion"
 FORMATS: Mapping[MethodName, tuple[str, ...]] = {
@@ -93,7 +95,7 @@ def validate_files(files: FilesOfJob) -> Validated | JobError:
                 return JobError(INVALID_FORMAT, f"Invalid file format. {problem}", PARAMS[split])
         return _validate_copies(files)
     except UserError as error:
-        return from_user_error(error, hide=files.folder)
+        return from_user_error(error, files.folder, files.base_model)
 
 
 def _validate_copies(files: FilesOfJob) -> Validated | JobError:
@@ -101,7 +103,7 @@ def _validate_copies(files: FilesOfJob) -> Validated | JobError:
     encoder = Encoder(load_tokenizer(folder))
     context = model_config_value(folder, "max_position_embeddings")
     limits = TokenLimits(min(context, MOST_TOKENS) if isinstance(context, int) else MOST_TOKENS)
-    mended: dict[Split, list[MendedLine]] = {}
+    mended: Mended = {}
     checked = check_files(files, encoder, limits)
     if not files.strict and "json-syntax" in checked.codes:
         mended = {split: mend_lines(files.copy_of(split)) for split in files.sources}
@@ -110,9 +112,10 @@ def _validate_copies(files: FilesOfJob) -> Validated | JobError:
     if is_raw:
         template = PromptTemplate("text", RAW_PROMPT, RAW_ANSWER)
         checked = check_files(files, encoder, replace(limits, template=template))
-    problem = _find_problem(checked, files, is_raw=is_raw)
+    problem = _find_problem(checked, files, mended, is_raw=is_raw)
     if problem is not None:
-        return problem
+        # A line that was cut often reads as a whole row that lacks something.
+        return replace(problem, notes=tuple(note.message for note in say_mended(mended)))
     notes = (*say_mended(mended), *say_rows(checked), *say_accepted(checked), *([say_raw()] if is_raw else []))
     return Validated(
         num_rows=checked.num_left("train"),
@@ -132,10 +135,11 @@ def _is_raw(checked: CheckedFiles, model: str) -> bool:
     return are_completions and (model.startswith(COMPLETION_MODELS) or "template-missing" in checked.codes)
 
 
-def _find_problem(checked: CheckedFiles, files: FilesOfJob, *, is_raw: bool) -> JobError | None:
+def _find_problem(checked: CheckedFiles, files: FilesOfJob, mended: Mended, *, is_raw: bool) -> JobError | None:
     """The first reason not to train."""
     for split in files.sources:
-        problem = _find_bad_rows(checked, split) or _find_too_few(checked, files, split)
+        added = {line.number: line.added for line in mended.get(split, ())}
+        problem = _find_bad_rows(checked, files, split, added) or _find_too_few(checked, files, split)
         problem = problem or _find_wrong_format(checked, files, split)
         if problem is not None:
             return problem
@@ -145,7 +149,9 @@ def _find_problem(checked: CheckedFiles, files: FilesOfJob, *, is_raw: bool) -> 
     return None
 
 
-def _find_bad_rows(checked: CheckedFiles, split: Split) -> JobError | None:
+def _find_bad_rows(
+    checked: CheckedFiles, files: FilesOfJob, split: Split, added: Mapping[int, str]
+) -> JobError | None:
     errors = [finding for finding in checked.findings(split, "error") if finding.code not in _JUDGED_APART]
     if not errors:
         return None
@@ -153,11 +159,23 @@ def _find_bad_rows(checked: CheckedFiles, split: Split) -> JobError | None:
     codes = {finding.code for finding in errors}
     # Where both files have many of one kind, the count is of both.
     count = max(len(errors), sum(found.count for found in checked.report.found if found.code in codes))
-    problems = tuple(f"{_place(finding)}: {finding.message} ({finding.code})" for finding in errors[:SHOWN_PROBLEMS])
-    first = f"{_place(errors[0]).capitalize()}: {errors[0].message}"
+    own = f"{files.copy_of(split)}: "
+    said = [f"{_place(each)}: {each.message.removeprefix(own)}{_say_added(each, added)}" for each in errors]
+    problems = tuple(f"{what} ({each.code})" for what, each in zip(said[:SHOWN_PROBLEMS], errors, strict=False))
     more = f" (and {count - 1:,} more problem(s))" if count > 1 else ""
-    words = f"The job failed due to an invalid {PARAMS[split].replace('_', ' ')}. Invalid file format. {first}{more}"
-    return JobError(INVALID_FORMAT, words, PARAMS[split], problems)
+    hint = advise(errors[0], files.copy_of(split))
+    words = f"The job failed due to an invalid {PARAMS[split].replace('_', ' ')}. Invalid file format."
+    message = f"{words} {_begin(said[0])}{more}. {_begin(hint)}."
+    return JobError(INVALID_FORMAT, message, PARAMS[split], problems)
+
+
+def _begin(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _say_added(finding: Finding, added: Mapping[int, str]) -> str:
+    closing = added.get(finding.line)
+    return "" if closing is None else f" (the line ended too early and was closed with `{closing}`: it may be cut)"
 
 
 def _place(finding: Finding) -> str:
@@ -182,5 +200,7 @@ def _find_wrong_format(checked: CheckedFiles, files: FilesOfJob, split: Split) -
     wanted = "chat rows (`messages`), or `prompt` and `completion`"
     if files.method == "dpo":
         wanted = "preference rows (`input`, `preferred_output`, `non_preferred_output`)"
-    words = f"Invalid file format. The rows look like {found}; the method {files.method} needs {wanted}"
+    fitting = next((method for method, formats in FORMATS.items() if found in formats), None)
+    advice = f". Ask for the method {fitting}, or upload other rows." if fitting else ""
+    words = f"Invalid file format. The rows look like {found}; the method {files.method} needs {wanted}{advice}"
     return JobError(INVALID_FORMAT, words, PARAMS[split])

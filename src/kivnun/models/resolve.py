@@ -8,6 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from kivnun.errors import UserError
+from kivnun.models.mlflow_folder import plain_folder
 from kivnun.runs import hash_file
 from kivnun.runs.manifest import MANIFEST_NAME
 
@@ -17,6 +18,10 @@ READER = "bundled-reader"
 READER_FOLDER = Path(__file__).parent / "bundled_reader"
 # Weights in pickle files are never fetched: loading one runs whatever code is in it.
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+
+NOT_FETCHED = (
+    "check the spelling and the connection (gated models: `hf auth login`, or set HF_TOKEN), or name a local folder"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ def bundled_folder(name: str) -> Path | None:
 def resolve_model(base_model: str, *, revision: str | None = None) -> ResolvedModel:
     """Find a model: `bundled`, `bundled-reader`, a folder, or a Hugging Face id (fetched once, then from the cache).
 
+    Of a folder in MLflow's format, as Azure keeps models, the model inside is found.
+
     Args:
         base_model: What the recipe calls it.
         revision: The commit of a hub model, as an earlier `ResolvedModel` names it; None is the newest.
@@ -60,7 +67,7 @@ def resolve_model(base_model: str, *, revision: str | None = None) -> ResolvedMo
                 hint="install Kivnun again, with its data files",
             )
     elif revision is None and Path(base_model).is_dir():
-        folder = Path(base_model)
+        folder = plain_folder(Path(base_model))
     elif base_model.startswith((".", "/", "~")) or base_model.count("/") != 1:
         raise UserError(
             "model-missing",
@@ -112,5 +119,5 @@ def _fetch(repo_id: str, revision: str | None) -> Path:
         raise UserError(
             "model-missing",
             f"{repo_id}: not a folder here, and the hub did not give it: {str(error).splitlines()[0]}",
-            hint="check the spelling and the connection (HF_TOKEN for gated models), or name a local folder",
+            hint=NOT_FETCHED,
         ) from error

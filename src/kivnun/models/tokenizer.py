@@ -10,7 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from kivnun.errors import UserError
 from kivnun.models.load import load_tokenizer
-from kivnun.models.resolve import bundled_folder
+from kivnun.models.mlflow_folder import plain_folder
+from kivnun.models.resolve import NOT_FETCHED, bundled_folder
 from kivnun.models.types import Tokenizer
 
 # The index of weights is no part of a tokenizer, but it is small.
@@ -48,7 +49,7 @@ def _find_folder(name: str) -> Path:
     if bundled is not None:
         return bundled
     if Path(name).is_dir():
-        return Path(name)
+        return plain_folder(Path(name))
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
             "model-missing",
@@ -61,7 +62,7 @@ def _find_folder(name: str) -> Path:
         raise UserError(
             "model-missing",
             f"{name}: not a folder here, and the hub did not give it: {str(error).splitlines()[0]}",
-            hint="check the spelling and the connection (HF_TOKEN for gated models), or name a local folder",
+            hint=NOT_FETCHED,
         ) from error
 
 

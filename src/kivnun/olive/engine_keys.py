@@ -226,11 +226,16 @@ def _device(value: object) -> Meaning:
     return refused(f"{value!r} is no device that models are trained on; write cpu or gpu")
 
 
+_NOT_SENT: Final = (
+    "no token is put into a job; remove it: models and data of the workspace need none, and what is gated on the hub "
+    "is fetched here, with `hf download ORG/NAME --local-dir FOLDER`, and goes along where model_path or data_files "
+    "names FOLDER"
+)
 AZURE_RULES: Final[dict[str, Rule]] = {
     "type": lambda _: Meaning("renamed", {"where.kind": "azureml"}),
     "aml_compute": field("where.compute"),
     "accelerators": opened,
-    "hf_token": only((True, False), "HF_TOKEN is read from the job's environment", "should be true or false"),
+    "hf_token": only((False,), "no token goes into the job", _NOT_SENT),
     "aml_docker_config": opened,
     "instance_count": field("where.instance_count", name="instance_count"),
     "olive_managed_env": only((False,), "the environment is written out", "the environment is written out; remove it"),

@@ -303,7 +303,7 @@ EXAMPLES: Final[Mapping[str, tuple[Example, ...]]] = {
         *_values(SYSTEM, {"accelerators": (["gpu"], ["npu"], [{"device": "cpu"}])}, _HERE),
         Example("systems.other", {"type": "LocalSystem"}, _HERE),
         Example("systems.aml.type", "AzureML", _THERE),
-        *_values(AZURE, {"aml_compute": "cluster", "accelerators": ["gpu"], "hf_token": True}, _THERE),
+        *_values(AZURE, {"aml_compute": "cluster", "accelerators": ["gpu"], "hf_token": _TRUE_FALSE}, _THERE),
         *_values(f"{AZURE}.aml_docker_config", {"base_image": "ubuntu", "conda_file_path": "conda.yaml"}, _THERE),
         *_values(f"{AZURE}.aml_docker_config", {"dockerfile": "Dockerfile", "build_context_path": "."}, _THERE),
         *_values(f"{AZURE}.aml_docker_config", {"name": "env", "version": "1"}, _THERE),

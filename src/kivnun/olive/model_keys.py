@@ -103,7 +103,7 @@ def model_rules(facts: Facts, group: Group, inner: Group | None) -> dict[str, Ru
         "model_name": field("base_model"),
         "model_file_format": only(
             ("PyTorch.MLflow", "PyTorch.HuggingFaceModel"),
-            "a folder with config.json and safetensors is found inside",
+            "the folder with config.json and safetensors inside is found, and its tokenizer",
             "only folders with config.json and safetensors are read; write HfModel and model_path",
         ),
     }

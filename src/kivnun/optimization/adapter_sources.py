@@ -5,7 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kivnun.data.encode import Encoder
@@ -23,6 +23,8 @@ from kivnun.runs.manifest import MANIFEST_NAME
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 # What an adapter answers with besides its matrices: how prompts are written, and what it must answer.
 OWN_FILES = (TEMPLATE_NAME, CHAT_TEMPLATE_NAME, GOLDEN_NAME)
+PLACES = ("adapter", "model", "run")
+"""Names that the parts of every run and of all that `kivnun finetune` makes have in common."""
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 NUM_GOLDEN = 8
 PROBE_TOKENS = 16
@@ -64,37 +66,57 @@ def find_sources(items: Sequence[str]) -> tuple[AdapterSource, ...]:
     """The adapters that a command line names.
 
     Args:
-        items: Each a folder, or `name=folder`; the folder of a run stands for its model. Without a name, the folder's
-            own is taken.
+        items: Each a folder, or `name=folder`; the folder of a run stands for its model, and what `kivnun finetune`
+            made for its adapter. Without a name, the folder's own is taken; where two would be called `adapter`, the
+            folders around them name them.
 
     Raises:
         UserError: `adapter-invalid` for what is no adapter folder or no name, `adapter-taken` for a name given twice.
     """
-    sources = [_find_source(item) for item in items]
+    found = [_find_source(item) for item in items]
+    counts = Counter(source.name for source in found)
+    sources = [
+        source if "=" in item or counts[source.name] == 1 else replace(source, name=_name_around(source))
+        for source, item in zip(found, items, strict=True)
+    ]
     twice = [name for name, count in Counter(source.name for source in sources).items() if count > 1]
     if twice:
         folders = [f"{source.name}: {source.folder}" for source in sources if source.name in twice]
         hint = f"name them yourself, as in {twice[0]}-2={sources[-1].folder}"
         raise UserError("adapter-taken", f"two adapters would be called {twice[0]!r}", details=folders, hint=hint)
+    for source in sources:
+        _require_name(source.name)
     return tuple(sources)
 
 
+def _name_around(source: AdapterSource) -> str:
+    """What an adapter is called whose own name is one that every `finetune` gives; others keep theirs."""
+    if source.name not in PLACES:
+        return source.name
+    return next((around.name for around in source.folder.resolve().parents if around.name not in PLACES), source.name)
+
+
 def _find_source(item: str) -> AdapterSource:
-    given, _, text = item.rpartition("=")
+    given, sign, text = item.rpartition("=")
     path = Path(text)
-    folder = path / "model" if not (path / CONFIG_NAME).is_file() and (path / "model").is_dir() else path
+    places = (path, path / "model", path / "adapter")
+    folder = next((place for place in places if (place / CONFIG_NAME).is_file()), path)
+    if sign:
+        _require_name(given)
     if not (folder / CONFIG_NAME).is_file():
         reason = "has no adapter_config.json" if folder.is_dir() else "is not a folder"
         hint = "name a folder that a LoRA training wrote, or a run whose method is lora or qlora"
         raise UserError("adapter-invalid", f"{text or item!r} is no adapter: {folder} {reason}", hint=hint)
     run = folder.resolve().parent if (folder / MANIFEST_NAME).is_file() and folder.resolve().name == "model" else None
-    name = given or (run or folder.resolve()).name
+    if (folder / MANIFEST_NAME).is_file():
+        verify_artifact(folder)
+    return AdapterSource(given or (run or path.resolve()).name, folder, run)
+
+
+def _require_name(name: str) -> None:
     if _NAME.fullmatch(name) is None or name.endswith(SUFFIX):
         hint = "use letters, digits, _, - and dots, as in classifier=adapters/classifier"
         raise UserError("adapter-invalid", f"{name!r} cannot be the name of an adapter", hint=hint)
-    if (folder / MANIFEST_NAME).is_file():
-        verify_artifact(folder)
-    return AdapterSource(name, folder, run)
 
 
 def copy_own_files(source: AdapterSource, folder: Path) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from kivnun.server import health, models
+from kivnun.server import elsewhere, health, models
 from kivnun.server.audit_requests import AuditRequests
 from kivnun.server.background import Task, keep_running
 from kivnun.server.batches import routes as batches
@@ -24,7 +24,9 @@ from kivnun.server.sweep import sweep
 from kivnun.server.tuning import events, permissions
 from kivnun.server.tuning import routes as tuning
 from kivnun.server.vertex import answers as vertex_answers
+from kivnun.server.vertex import elsewhere as vertex_elsewhere
 from kivnun.server.vertex import routes as vertex
+from kivnun.server.vertex import storage
 
 # Room for the names and borders of a multipart body around the file itself.
 MULTIPART_EXTRA_BYTES = 1 << 20
@@ -44,7 +46,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 # Google's, under each version that its libraries ask for.
 VERTEX_ROUTERS: tuple[APIRouter, ...] = (vertex.router, vertex_answers.router)
 # At their own addresses.
-OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router,)
+OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router, elsewhere.router)
 # What goes on beside the requests, from the start of the application to its end.
 TASKS: tuple[Callable[[Service], Task], ...] = (sweep,)
 # Sent by libraries to every address; they change nothing here.
@@ -102,8 +104,11 @@ def create_app(service: Service) -> FastAPI:
     for router in VERTEX_ROUTERS:
         for prefix in vertex.PREFIXES:
             app.include_router(router, prefix=prefix, dependencies=[Depends(refuse_unknown_query)])
+    app.include_router(storage.router, dependencies=[Depends(refuse_unknown_query)])
     for router in OTHER_ROUTERS:
         app.include_router(router)
+    for prefix in vertex.PREFIXES:
+        app.include_router(vertex_elsewhere.router, prefix=prefix)
     add_error_replies(app)
     app.add_middleware(AuditRequests, database=service.database)
     app.add_middleware(

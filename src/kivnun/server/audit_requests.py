@@ -1,4 +1,4 @@
-"""A layer around the app: what changed is written down before the client hears of it, and limits are told.
+"""A layer around the app: what changed is written down before the client hears of it; limits and stand-ins are told.
 
 Pure ASGI, so that nothing is held back: bodies and streams pass through as they come. The app adds it with
 `app.add_middleware(AuditRequests, database=service.database)`; what frames it puts the request's name into
@@ -54,7 +54,7 @@ class AuditRequests:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                _add_limits(message, state)
+                _add_headers(message, state)
                 await self._write_down(scope, state, message["status"])
             await send(message)
 
@@ -113,9 +113,9 @@ def _name_route(path: str, parameters: Mapping[str, object]) -> str:
     return path
 
 
-def _add_limits(message: Message, state: Mapping[str, Any]) -> None:
+def _add_headers(message: Message, state: Mapping[str, Any]) -> None:
     tell: Callable[[], dict[str, str]] | None = state.get("limit_headers")
-    if tell is not None:
-        headers = MutableHeaders(scope=message)
-        for name, value in tell().items():
-            headers.setdefault(name, value)
+    told: dict[str, str] = {**({} if tell is None else tell()), **state.get("model_headers", {})}
+    headers = MutableHeaders(scope=message)
+    for name, value in told.items():
+        headers.setdefault(name, value)

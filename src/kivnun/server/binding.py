@@ -54,22 +54,6 @@ def _no_password() -> str:
     raise ValueError("the key is locked with a password")
 
 
-def require_models(settings: ServeSettings) -> None:
-    """Refuse base models that are folders and not there; a Hugging Face id is looked for when it is asked for.
-
-    Args:
-        settings: As asked for.
-
-    Raises:
-        UserError: `model-missing`.
-    """
-    base = settings.models.get(settings.base_model, settings.base_model)
-    for source in (base, *settings.models.values()):
-        if source.startswith((".", "/", "~")) and not Path(source).is_dir():
-            hint = "name a folder with config.json and *.safetensors, a Hugging Face id like org/name, or `bundled`"
-            raise UserError("model-missing", f"{source}: no such folder", hint=hint)
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address.
 

@@ -77,11 +77,24 @@ def require(scope: str) -> Callable[[Request], Awaitable[Caller]]:
         limits = get_service(request).limits
         limits.take_request(caller)
         request.state.limit_headers = lambda: limits.headers(caller)
-        if not allows(caller.scopes, scope):
-            raise _missing_scope(caller, scope)
+        require_scope(caller, scope)
         return caller
 
     return find
+
+
+def require_scope(caller: Caller, scope: str) -> None:
+    """Refuse a caller whose key may not do something; for what a route does beside its own work.
+
+    Args:
+        caller: Who asks.
+        scope: Such as `inference`.
+
+    Raises:
+        ApiError: 403, `missing_scope`.
+    """
+    if not allows(caller.scopes, scope):
+        raise _missing_scope(caller, scope)
 
 
 def read_secret(request: Request) -> str | None:

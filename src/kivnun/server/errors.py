@@ -6,6 +6,8 @@ FastAPI's own `{"detail": ...}` never leaves this server: OpenAI's libraries fin
 import logging
 import math
 import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,12 +15,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from kivnun.errors import UserError
+from kivnun.jobs.private_paths import without_paths
 from kivnun.server.field_errors import describe_field_error
+from kivnun.server.field_names import body_shape
+from kivnun.server.not_served import say_unknown_address
 from kivnun.serving.answers import BusyError
 
 TYPES = {401: "invalid_request_error", 403: "invalid_request_error", 429: "requests", 500: "server_error"}
 # What a client sent can be right and the machine still have no room for it.
-STATUS_OF_CODE = {"disk-full": 507}
+STATUS_OF_CODE = {"disk-full": 507, "model-invalid": 503, "model-missing": 503, "adapter-invalid": 503}
+# It was whole when the server started, or when its job ended: no request can mend it.
+MODEL_DAMAGED = "Whoever runs this server must mend the model"
 # Told in place of what the command line would say, which names folders of this machine.
 DISK_FULL = "The disk of this server is full; nothing of this request was kept. Whoever runs it must make room first."
 SERVER_PROBLEM = "The server had an error while processing your request. Its log names the request by its x-request-id."
@@ -86,29 +93,43 @@ def invalid(param: str, message: str, *, code: str = "invalid_value") -> ApiErro
     return ApiError(400, message, param=param, code=code)
 
 
-def to_api_error(error: Exception) -> ApiError:
-    """Any exception as a client may see it; nothing of an unknown one is told.
+def to_api_error(error: Exception, hidden: Sequence[str] = (), shape: Any = None) -> ApiError:
+    """Any exception as a client may see it; nothing of an unknown one is told, and no path of this machine.
 
     Args:
         error: Raised while a request was answered.
+        hidden: Folders of the server.
+        shape: The type that the request's body should have.
     """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, UserError):
-        return _from_user_error(error)
+        return _from_user_error(error, hidden)
     if isinstance(error, BusyError):
         return _from_busy(error)
     if isinstance(error, RequestValidationError):
-        told = describe_field_error(error.errors(), error.body)
+        told = describe_field_error(error.errors(), error.body, shape)
         return ApiError(400, told.message, param=told.param, code=told.code)
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     return ApiError(500, SERVER_PROBLEM, type="server_error")
 
 
-def _from_user_error(error: UserError) -> ApiError:
-    message = DISK_FULL if error.code == "disk-full" else ". ".join([error.problem, *error.details, error.hint])
+def say_problem(error: UserError, hidden: Sequence[str] = ()) -> str:
+    """What is wrong and what mends it, without paths of this machine.
+
+    Args:
+        error: The error.
+        hidden: Folders of the server.
+    """
+    return without_paths(f"{error.problem}. {error.hint}", *hidden)
+
+
+def _from_user_error(error: UserError, hidden: Sequence[str]) -> ApiError:
     status = STATUS_OF_CODE.get(error.code, 400)
+    hint = MODEL_DAMAGED if status == 503 else error.hint
+    message = without_paths(". ".join([error.problem, *error.details, hint]), *hidden)
+    message = DISK_FULL if error.code == "disk-full" else message
     headers = {"x-should-retry": "false"} if status >= 500 else {}
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return ApiError(status, message, type=kind, code=error.code, headers=headers)
@@ -119,6 +140,16 @@ def _from_busy(error: BusyError) -> ApiError:
     headers = {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
     message = f"The server is busy: {error}"
     return ApiError(429, message, type="requests", code="rate_limit_exceeded", headers=headers)
+
+
+def hidden_folders(scope: Mapping[str, Any]) -> Sequence[str]:
+    """The folders of the server that answers a request.
+
+    Args:
+        scope: Of the request.
+    """
+    service = getattr(getattr(scope.get("app"), "state", None), "service", None)
+    return () if service is None else service.settings.private_folders
 
 
 def log_failure(error: BaseException, request_id: str) -> None:
@@ -135,12 +166,11 @@ def log_failure(error: BaseException, request_id: str) -> None:
 
 def _reply(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException) and error.status_code == 404 and error.detail == "Not Found":
-        address = f"{request.method} {request.url.path}"
-        return ApiError(404, f"Unknown request URL: {address}. Please check the URL for typos.").to_response()
+        return ApiError(404, say_unknown_address(request.method, request.url.path)).to_response()
     if isinstance(error, HTTPException) and error.status_code == 405:
         told = f"Not allowed to {request.method} on {request.url.path}."
         return ApiError(405, told, headers=dict(error.headers or {})).to_response()
-    told = to_api_error(error)
+    told = to_api_error(error, hidden_folders(request.scope), body_shape(request.scope.get("route")))
     if isinstance(error, UserError) and told.status >= 500:
         log_failure(error, getattr(request.state, "request_id", ""))
     return told.to_response()

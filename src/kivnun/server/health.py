@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from kivnun.database.tables import FineTuningJob
+from kivnun.jobs.memory import machine_bytes
 from kivnun.server.callers import get_service
 from kivnun.server.service import Service
 from kivnun.server.workers import Workers
@@ -42,10 +43,15 @@ def metrics(request: Request, service: TheService) -> Response:
     with service.database.reading() as session:
         query = select(FineTuningJob.status, func.count()).group_by(FineTuningJob.status)
         jobs = dict(session.execute(query).tuples().all())
+        needs = select(func.sum(FineTuningJob.memory_bytes)).where(FineTuningJob.status == "running")
+        reserved = float(session.scalar(needs) or 0)
+    limit = service.settings.memory_of_jobs
     workers: Workers | None = getattr(request.app.state, "workers", None)
     facts: dict[str, float] = {
         "workers_wanted": workers.wanted if workers else 0,
         "workers_alive": workers.alive if workers else 0,
+        "jobs_memory_bytes": machine_bytes() if limit is None else limit,
+        "jobs_memory_reserved_bytes": reserved,
     }
     pool = service.pool.facts()
     if pool is not None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kivnun.server.bodies import MAX_JSON_BYTES, check_json
 from kivnun.server.callers import find_caller
 from kivnun.server.counters import Counters
-from kivnun.server.errors import ApiError, log_failure, to_api_error
+from kivnun.server.errors import ApiError, hidden_folders, log_failure, to_api_error
 from kivnun.server.vertex.errors import reply_to
 
 API_VERSION = "2020-10-01"
@@ -26,13 +26,21 @@ _LOCAL_NAMES = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IG
 # AzureOpenAI's two ways to write an address, and the ways of our own.
 _DEPLOYMENT = re.compile(r"/openai/deployments/(.+?)/(chat/completions|completions|embeddings)$")
 _AZURE = re.compile(r"/openai/(?:v1/)?(?=files|uploads|fine_tuning|models|chat|completions|embeddings|batches)")
-_STREAMED = re.compile(r"/v1/(files|uploads/[^/]+/parts)/?$")
+_STREAMED = re.compile(r"/v1/(files|uploads/[^/]+/parts)/?$|^/upload/storage/v1/b/[^/]+/o$")
 
 
 class RequestFrame:
     """The frame around an application."""
 
-    def __init__(self, app: ASGIApp, counters: Counters, *, local_only: bool, max_upload_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        counters: Counters,
+        *,
+        local_only: bool,
+        max_upload_bytes: int,
+        body_idle_seconds: float = BODY_IDLE_SECONDS,
+    ) -> None:
         """Args as they are given to the application.
 
         Args:
@@ -41,11 +49,13 @@ class RequestFrame:
             local_only: Whether anybody on this machine may ask without a key. A page that a browser here shows must
                 not, so that requests which such a page could send are refused.
             max_upload_bytes: Most bytes of a body that is streamed to the disk.
+            body_idle_seconds: For how long a body may stop; the whole of it may take as long as it takes.
         """
         self._app = app
         self._counters = counters
         self._local_only = local_only
         self._max_upload_bytes = max_upload_bytes
+        self._body_idle_seconds = body_idle_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -68,7 +78,7 @@ class RequestFrame:
     async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer", deployment: str | None) -> None:
         try:
             self._check_head(scope)
-            receive = _with_deadline(receive)
+            receive = _with_deadline(receive, self._body_idle_seconds)
             headers = Headers(scope=scope)
             if _has_body(headers) and not _STREAMED.search(scope["path"]):
                 if "caller" not in scope["state"]:
@@ -79,7 +89,7 @@ class RequestFrame:
         except ClientDisconnect:
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing behind it may reach a client bare
-            told = to_api_error(error)
+            told = to_api_error(error, hidden_folders(scope))
             if told.status == 500:
                 log_failure(error, answer.request_id)
             if not answer.status:
@@ -151,7 +161,7 @@ def _require_local(headers: Headers) -> None:
         raise ApiError(403, message, code="foreign_origin")
 
 
-def _with_deadline(receive: Receive) -> Receive:
+def _with_deadline(receive: Receive, seconds: float) -> Receive:
     """A client that stops in the middle of a body is told so, instead of keeping its place for ever."""
     ended = False
 
@@ -160,10 +170,10 @@ def _with_deadline(receive: Receive) -> Receive:
         if ended:
             return await receive()
         try:
-            async with asyncio.timeout(BODY_IDLE_SECONDS):
+            async with asyncio.timeout(seconds):
                 message = await receive()
         except TimeoutError as error:
-            told = f"No byte of the body of your request came for {BODY_IDLE_SECONDS:.0f} seconds."
+            told = f"No byte of the body of your request came for {seconds:g} seconds."
             raise ApiError(408, told, code="request_timeout") from error
         ended = not message.get("more_body", False)
         return message

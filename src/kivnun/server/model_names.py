@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,12 +18,30 @@ from kivnun.serving.answers import EngineName, ModelAddress
 from kivnun.serving.exported import engine_of
 
 OWNER = "kivnun"
+MAX_HOSTED = 64
 BUNDLED = "bundled"
-# Models of the hosted service that people fine-tune; none of them is on any machine but theirs.
-_HOSTED = re.compile(
-    r"gpt-[\w.\-]{1,64}|chatgpt-[\w.\-]{1,64}|o\d(-mini|-pro)?(-[\d\-]{1,16})?|davinci-002|babbage-002"
-    r"|gemini-[\w.\-]{1,64}|text-bison[\w.@\-]{0,64}|chat-bison[\w.@\-]{0,64}"
+LIST_MODELS = "GET /v1/models lists those that you may use."
+MAX_NEAR = 1000
+MAX_NAME = 256
+# Models of the hosted services that people fine-tune; none of them is on any machine but theirs. A family is followed
+# by words of its kinds and by versions and by nothing else: whoever asks for `gpt-35-turbo-ft` means a model that was
+# tuned, and must not be answered by the base model.
+_KIND = (
+    r"turbo|mini|nano|pro|flash|lite|ultra|instruct|chat|codex|max|preview|latest|exp|experimental|audio|realtime"
+    r"|search|vision|thinking|deep-research|image|unicorn"
 )
+_VERSION = r"\d{3,4}|(\d{4}-)?\d\d-\d\d|\d\d-\d{4}|\d{1,3}[kb]"
+_HOSTED = re.compile(
+    r"(gpt-[3-9](\.\d)?o?|gpt-35|gpt-oss|chatgpt-\do|o\d|gemini(-\d(\.\d)?)?|(text|chat|code|codechat)-bison)"
+    rf"(-({_KIND}|{_VERSION}))*(@(\d{{3}}|latest|default))?|davinci-002|babbage-002",
+    re.ASCII,
+)
+TUNED_PREFIX = "ft:"
+HOW_TO_ASK_A_TUNED_MODEL = (
+    "A tuned model is asked for by the name that its job gives, `job.fine_tuned_model` (ft:...), or by a NAME that "
+    "`kivnun serve --model NAME=ft:...` gives to it."
+)
+STAND_IN_HEADER = "x-kivnun-model"
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,8 @@ def base_models(settings: ServeSettings) -> dict[str, str]:
         settings: Of the server.
     """
     source = settings.models.get(settings.base_model, settings.base_model)
-    return {BUNDLED: BUNDLED, stand_in(settings): source, **settings.models}
+    own = {name: source for name, source in settings.models.items() if not source.startswith(TUNED_PREFIX)}
+    return {BUNDLED: BUNDLED, stand_in(settings): source, **own}
 
 
 def stand_in(settings: ServeSettings) -> str:
@@ -73,7 +93,27 @@ def is_hosted(settings: ServeSettings, name: str) -> bool:
         settings: Of the server.
         name: As a client calls it.
     """
-    return name not in base_models(settings) and _HOSTED.fullmatch(name) is not None
+    is_own = name in base_models(settings) or name in settings.models
+    return not is_own and len(name) <= MAX_HOSTED and _HOSTED.fullmatch(name) is not None
+
+
+def tell_stand_in(settings: ServeSettings, name: str) -> dict[str, str]:
+    """The header that tells who answers for a hosted name; none for a model's own name.
+
+    Args:
+        settings: Of the server.
+        name: As a client calls it.
+    """
+    return {STAND_IN_HEADER: say_header(stand_in(settings))} if is_hosted(settings, name) else {}
+
+
+def say_header(name: str) -> str:
+    """A name as a header may hold it: ASCII, while the name of a folder may hold anything.
+
+    Args:
+        name: Of a model.
+    """
+    return name.encode("unicode_escape").decode("ascii")
 
 
 def find_model(session: Session, service: Service, caller: Caller, name: str) -> NamedModel:
@@ -88,13 +128,15 @@ def find_model(session: Session, service: Service, caller: Caller, name: str) ->
     Raises:
         ApiError: 404, `model_not_found`.
     """
-    if name.startswith("ft:"):
-        row = session.scalar(select(TunedModel).where(TunedModel.name == name, may_use(caller)))
+    # Whoever runs the server may have given it a name of its own, as Azure's deployments have.
+    given = service.settings.models.get(name, name)
+    if given.startswith(TUNED_PREFIX):
+        row = session.scalar(select(TunedModel).where(TunedModel.name == given, may_use(caller)))
         if row is not None:
             return tuned_model(service, row)
     source = find_base(service.settings, name)
     if source is None:
-        raise model_not_found(name)
+        raise model_not_found(name, guess_model(session, service, caller, name))
     return base_model(service.settings, name, source)
 
 
@@ -147,13 +189,33 @@ def base_model(settings: ServeSettings, name: str, source: str) -> NamedModel:
     return NamedModel(name, address, source, OWNER, _made_at(source), is_tuned=False)
 
 
-def model_not_found(name: str) -> ApiError:
+def guess_model(session: Session, service: Service, caller: Caller, name: str) -> str:
+    """What a client may have meant by a name that is none: a sentence behind a space, or nothing.
+
+    Args:
+        session: Open for reading.
+        service: Of the server.
+        caller: Who asks; nothing is told of models that it may not use.
+        name: As the client called it.
+    """
+    newest = select(TunedModel.name).where(may_use(caller)).order_by(TunedModel.number.desc()).limit(MAX_NEAR)
+    tuned = list(session.scalars(newest))
+    given = [own for own, source in service.settings.models.items() if source in tuned]
+    known = [*base_models(service.settings), *given, *tuned]
+    close = get_close_matches(name, known, n=1) if len(name) <= MAX_NAME else []
+    return f" Did you mean `{close[0]}`?" if close else ""
+
+
+def model_not_found(name: str, guess: str = "") -> ApiError:
     """What is answered for a model that is not there, or belongs to others.
 
     Args:
         name: As the client called it.
+        guess: What it may have meant, of `guess_model`.
     """
-    message = f"The model `{name}` does not exist or you do not have access to it."
+    message = f"The model `{name}` does not exist or you do not have access to it.{guess} {LIST_MODELS}"
+    if not name.startswith(TUNED_PREFIX):
+        message += f" {HOW_TO_ASK_A_TUNED_MODEL}"
     return ApiError(404, message, param="model", code="model_not_found")
 
 

@@ -1,6 +1,7 @@
 """Models: those that this server has, by the names that clients use."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from kivnun.server.model_names import (
     base_models,
     find_base,
     find_model,
+    guess_model,
     may_use,
     model_not_found,
     tuned_model,
@@ -50,6 +52,9 @@ def list_models(caller: Reader, service: TheService) -> dict[str, Any]:
         query = select(TunedModel).where(may_use(caller)).order_by(TunedModel.number.desc())
         tuned = [tuned_model(service, row) for row in session.scalars(query)]
     names = base_models(service.settings)
+    named = {model.name: model for model in tuned}
+    given = {name: named[source] for name, source in service.settings.models.items() if source in named}
+    tuned += [replace(model, name=name) for name, model in given.items()]
     bases = [base_model(service.settings, name, source) for name, source in names.items()]
     embedder = find_embedder(service.settings)
     embedders = [] if embedder is None or embedder in names else [_embedder_object(embedder)]
@@ -78,7 +83,7 @@ def delete_model(model: str, caller: Writer, service: TheService) -> dict[str, A
         )
         if row is None:
             _refuse(session, service, caller, model)
-            raise model_not_found(model)
+            raise model_not_found(model, guess_model(session, service, caller, model))
         folder, job_id = row.folder, row.job_id
         _require_unused(session, DataFolder(service.settings.data_dir), row)
         session.query(CheckpointPermission).filter_by(model_name=model).delete()

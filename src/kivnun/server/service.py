@@ -32,7 +32,8 @@ class ServeSettings:
         engine: What computes models: by what lies in their folder, or always one.
         strict: Whether data files are refused that the hosted service refuses, such as those with fewer than 10 rows.
         num_workers: Processes of this machine that run jobs; 0 for none.
-        memory_bytes: Most memory for models, and as much again for jobs; None for what the machine has.
+        memory_bytes: Most memory for models and jobs together; None for what the machine has.
+        job_memory_bytes: What of it is for jobs, all of them together; None for half, or nothing without workers.
         max_rows: Most answers that are computed side by side by one model.
         max_waiting: Most answers that wait; further ones are refused with 429.
         max_file_bytes: Largest file.
@@ -53,12 +54,34 @@ class ServeSettings:
     strict: bool = False
     num_workers: int = 1
     memory_bytes: int | None = None
+    job_memory_bytes: int | None = None
     max_rows: int = 64
     max_waiting: int = 256
     max_file_bytes: int = 8 << 30
     bucket_dir: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+
+    @property
+    def memory_of_jobs(self) -> int | None:
+        """Most memory for jobs; None for what the machine has."""
+        if self.job_memory_bytes is not None or self.memory_bytes is None:
+            return self.job_memory_bytes
+        return self.memory_bytes // 2 if self.num_workers else 0
+
+    @property
+    def memory_of_models(self) -> int | None:
+        """Most memory for models; None for most of what is free when they are first asked for."""
+        return None if self.memory_bytes is None else self.memory_bytes - (self.memory_of_jobs or 0)
+
+    @property
+    def private_folders(self) -> tuple[str, ...]:
+        """Folders that are named in no text for a client."""
+        embedder = (self.embedding_model or "").removeprefix("dir:")
+        # A tuned model's name is no folder.
+        models = [source for source in self.models.values() if not source.startswith("ft:")]
+        own = (str(self.data_dir), str(self.bucket_dir or ""), self.base_model, *models, embedder)
+        return tuple(folder for folder in own if folder)
 
 
 @dataclass(frozen=True)

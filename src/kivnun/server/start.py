@@ -13,25 +13,26 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 from sqlalchemy import make_url, or_, select
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kivnun.database.open import Database, open_database, sqlite_url
 from kivnun.database.projects import ensure_defaults
 from kivnun.database.tables import ApiKey
 from kivnun.runs.atomic import write_atomic
 from kivnun.server.app import create_app
-from kivnun.server.binding import BACKLOG, listen, lock_data, require_database, require_models, require_safe
+from kivnun.server.binding import BACKLOG, listen, lock_data, require_database, require_safe
+from kivnun.server.connections import Connection
 from kivnun.server.counters import Counters
 from kivnun.server.folders import DataFolder
 from kivnun.server.late_pool import LatePool
 from kivnun.server.limits import Limits
-from kivnun.server.model_names import base_models, stand_in
+from kivnun.server.model_names import BUNDLED, base_models, stand_in
+from kivnun.server.servable import require_models
 from kivnun.server.service import ServeSettings, Service
 from kivnun.server.sweep import remove_unacknowledged
 from kivnun.server.workers import Workers
@@ -61,6 +62,8 @@ class Listening:
         require_keys: Whether they must.
         data_dir: Where everything lies.
         num_workers: Processes that run jobs.
+        model_memory_bytes: Most memory for models; None for most of what is free.
+        job_memory_bytes: Most memory for all jobs together; None for what the machine has.
     """
 
     url: str
@@ -71,6 +74,8 @@ class Listening:
     require_keys: bool
     data_dir: Path
     num_workers: int
+    model_memory_bytes: int | None = None
+    job_memory_bytes: int | None = None
 
 
 def serve(settings: ServeSettings, *, log: Log, ready: Callable[[Listening], None] = lambda _: None) -> None:
@@ -85,6 +90,7 @@ def serve(settings: ServeSettings, *, log: Log, ready: Callable[[Listening], Non
         UserError: `serve-unsafe`, `tls-invalid`, `model-missing`, `server-running`, `address-taken`, or what the
             database raises.
     """
+    settings = _with_whole_paths(settings)
     require_safe(settings)
     require_models(settings)
     folder = DataFolder(settings.data_dir)
@@ -95,6 +101,27 @@ def serve(settings: ServeSettings, *, log: Log, ready: Callable[[Listening], Non
         if removed:
             log(f"removed {removed} upload(s) that were not complete when the last server ended")
         asyncio.run(_run(service, listener, log, ready))
+
+
+def _with_whole_paths(settings: ServeSettings) -> ServeSettings:
+    """Folders by their whole paths: jobs work in folders of their own, and what is hidden from clients must be known.
+
+    `~` is left to whoever reads it, for what is refused is named as it was given.
+    """
+
+    def whole(source: str) -> str:
+        is_folder = source != BUNDLED and Path(source).is_dir()
+        return str(Path(source).absolute()) if is_folder else source
+
+    kind, _, folder = (settings.embedding_model or "").partition(":")
+    return replace(
+        settings,
+        data_dir=settings.data_dir.absolute(),
+        bucket_dir=settings.bucket_dir and settings.bucket_dir.absolute(),
+        base_model=settings.base_model if settings.base_model in settings.models else whole(settings.base_model),
+        models={name: whole(source) for name, source in settings.models.items()},
+        embedding_model=f"dir:{whole(folder)}" if kind == "dir" else settings.embedding_model,
+    )
 
 
 @contextmanager
@@ -120,7 +147,7 @@ def _make_pool(settings: ServeSettings, log: Callable[[str, Mapping[str, object]
     from kivnun.serving.pool import ModelPool  # noqa: PLC0415
 
     return ModelPool(
-        max_rows=settings.max_rows, max_waiting=settings.max_waiting, memory_bytes=settings.memory_bytes, log=log
+        max_rows=settings.max_rows, max_waiting=settings.max_waiting, memory_bytes=settings.memory_of_models, log=log
     )
 
 
@@ -132,7 +159,7 @@ async def _run(service: Service, listener: socket.socket, log: Log, ready: Calla
     app.state.workers = workers
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -154,16 +181,6 @@ async def _run(service: Service, listener: socket.socket, log: Log, ready: Calla
         if service.vllm is not None:
             await service.vllm.close()
         await workers.stop()
-
-
-class _Protocol(H11Protocol):
-    """What is no HTTP at all is answered in the envelope too."""
-
-    def send_400_response(self, msg: str) -> None:
-        text = json.dumps({"error": {"message": msg, "type": "invalid_request_error", "param": None, "code": None}})
-        reply = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(text)}\r\n"
-        self.transport.write(f"{reply}connection: close\r\n\r\n{text}".encode())
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -194,7 +211,9 @@ class _Server(uvicorn.Server):
 def _make_workers(service: Service, folder: DataFolder, log: Log) -> Workers:
     settings = service.settings
     path = folder.root / SETTINGS_NAME
-    write_atomic(path, json.dumps(asdict(settings) | {"database_url": None}, default=str, indent=2) + "\n")
+    # Workers that are started by hand, where the server has none, may take what the machine has.
+    said = {"database_url": None, "job_memory_bytes": settings.memory_of_jobs or None}
+    write_atomic(path, json.dumps(asdict(settings) | said, default=str, indent=2) + "\n")
     url, environment = _without_password(service.database)
     data = str(folder.root.resolve())
     command = [sys.executable, "-m", "kivnun.jobs", "--data-dir", data, "--database", url, "--settings", str(path)]
@@ -226,4 +245,6 @@ def _describe(service: Service, listener: socket.socket) -> Listening:
         require_keys=settings.require_keys,
         data_dir=settings.data_dir,
         num_workers=settings.num_workers,
+        model_memory_bytes=settings.memory_of_models,
+        job_memory_bytes=settings.memory_of_jobs,
     )

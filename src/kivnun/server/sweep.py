@@ -1,6 +1,7 @@
 """What time takes away: expired files and uploads, old keys of requests, and bytes that belong to no row."""
 
 import asyncio
+import re
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from kivnun.server.service import Service
 
 SECONDS_BETWEEN = 30.0
 SECONDS_TO_COMMIT = 600.0
+# As `FileWriter` names them; other programs of this machine may have partial files of their own there.
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]{32}")
 PENDING, EXPIRED = "pending", "expired"
 
 
@@ -89,9 +92,16 @@ def remove_unacknowledged(service: Service) -> int:
             lost += [part for part in upload.iterdir() if part.name not in parts]
         else:
             lost.append(upload)
+    lost += _find_lost_objects(service.settings.bucket_dir, long_ago)
     for path in lost:
         _remove(path)
     return len(lost)
+
+
+def _find_lost_objects(bucket_dir: Path | None, long_ago: float) -> list[Path]:
+    """What was half-written to buckets; another server may have the same ones and be writing now."""
+    paths = () if bucket_dir is None else bucket_dir.glob(f"*/.*{PARTIAL_SUFFIX}")
+    return [path for path in paths if _HALF_WRITTEN.fullmatch(path.stem) and path.lstat().st_mtime < long_ago]
 
 
 def _is_lost(path: Path, long_ago: float) -> bool:

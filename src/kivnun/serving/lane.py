@@ -1,4 +1,4 @@
-"""One model's answers: those that wait, the one whose prompt is read, and those that take the common step.
+"""One model's answers: those that wait, those whose prompts are read, and those that take the common step.
 
 Everything here runs on the compute thread, except where it says otherwise.
 """
@@ -13,87 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kivnun.generation.engine import logits_not_finite
-from kivnun.generation.row_model import Row, RowModel
-from kivnun.serving.answers import Asked, Ended, Receive, Token, Told
-from kivnun.serving.choosing import Chooser, choose_tokens, told_token
+from kivnun.generation.row_model import RowModel
+from kivnun.serving.answers import Ended, Told
+from kivnun.serving.choosing import choose_tokens
 from kivnun.serving.failures import Log, as_user_error
+from kivnun.serving.one_answer import Answer
 from kivnun.serving.prefixes import PrefixStore
+from kivnun.serving.prompts import PromptReader, can_go_on
+from kivnun.serving.shares import next_to_start
 
-MOST_TOKENS = 512
-FEWEST_TOKENS = 64
-# Logits of every token of the prompt take memory.
-MOST_TOLD_TOKENS = 64
-PAUSE_SECONDS = 0.1
-EXPECTED_TOKENS = 512
+# While a prompt with no more left is read, no other one begins; so the next may find what they share.
+SHORT_TOKENS = 256
+# Beside so many prompts only short ones begin to be read.
+MOST_READING = 4
 
 
 class Memory(Protocol):
     """What memory there is for the rows of all models."""
 
-    def may_start(self, lane: "Lane", answer: "Answer") -> bool:
+    def may_start(self, lane: "Lane", answer: Answer) -> bool:
         """Whether there is some for one more row."""
         ...
 
     def is_short(self) -> bool:
         """Whether the rows take more than there is for them."""
         ...
-
-
-@dataclass(eq=False)
-class Answer:
-    """An answer that waits or is being computed.
-
-    Attributes:
-        number: In the order of asking.
-        adapter: What it is answered with.
-        asked: What the client wants.
-        receive: Takes its tokens.
-        room: How many tokens it may have.
-        wake: Tells the compute thread that there is something to do.
-        cancelled: Whether nobody waits for it any more.
-        row: Its row in the model, once it has one.
-        fed: How many tokens of the prompt are in the row.
-        cached: How many of them had been computed before.
-        num_tokens: Tokens of the answer so far.
-        token: The token that the next step starts from.
-        has_ended: Whether its client was told the end.
-    """
-
-    number: int
-    adapter: str | None
-    asked: Asked
-    receive: Receive
-    room: int
-    wake: Callable[[], None]
-    cancelled: bool = False
-    row: Row | None = None
-    fed: int = 0
-    cached: int = 0
-    num_tokens: int = 0
-    token: int = 0
-    has_ended: bool = False
-    chooser: Chooser = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Seed its draws."""
-        self.chooser = Chooser(self.asked)
-
-    def cancel(self) -> None:
-        """Stop computing at the next step; from any thread, more than once, and after the end too."""
-        if not self.has_ended:
-            self.cancelled = True
-            self.wake()
-
-    @property
-    def held_tokens(self) -> int:
-        """Tokens that its row holds."""
-        return 0 if self.row is None else self.row.num_tokens
-
-    @property
-    def expected_tokens(self) -> int:
-        """Tokens that its row is expected to hold; few answers use all the room that they have."""
-        prompt_tokens = len(self.asked.prompt_ids)
-        return max(self.held_tokens, prompt_tokens + min(self.room, EXPECTED_TOKENS))
 
 
 @dataclass
@@ -107,7 +51,7 @@ class Lane:
         prefixes: What is kept of prompts, of all models.
         log: Takes what fails unexpectedly.
         waiting: In the order of asking; any thread may append.
-        reading: The answer whose prompt is read.
+        reading: Those whose prompts are read, in the order in which they got their places.
         running: Those that take the common step.
         num_open: Answers of each adapter that have not ended; under the scheduler's lock.
         retired: Adapters that are no longer answered with; None among them for all.
@@ -121,19 +65,28 @@ class Lane:
     prefixes: PrefixStore
     log: Log
     waiting: deque[Answer] = field(default_factory=deque[Answer])
-    reading: Answer | None = None
+    reading: list[Answer] = field(default_factory=list[Answer])
     running: list[Answer] = field(default_factory=list[Answer])
     num_open: Counter[str | None] = field(default_factory=Counter[str | None])
     retired: set[str | None] = field(default_factory=set[str | None])
     used_seconds: float = 0.0
     finished: list[Answer] = field(default_factory=list[Answer])
-    _seconds_per_token: float = 0.002
     _step_seconds: float = 0.0
+    # Whether a long prompt was passed over at the last turn.
+    _was_passed: bool = False
+    _num_starts: int = 0
+    # As many as there are projects.
+    _latest_starts: dict[str, int] = field(default_factory=dict[str, int])
+    _reader: PromptReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Set up what reads its prompts."""
+        self._reader = PromptReader(self.number, self.model, self.prefixes)
 
     @property
     def num_active(self) -> int:
-        """Answers that have a row."""
-        return len(self.running) + (self.reading is not None)
+        """Answers that have a place."""
+        return len(self.running) + len(self.reading)
 
     @property
     def held_bytes(self) -> int:
@@ -147,7 +100,7 @@ class Lane:
 
     @property
     def _active(self) -> list[Answer]:
-        return [*self.running, *([self.reading] if self.reading else [])]
+        return [*self.running, *self.reading]
 
     @property
     def has_work(self) -> bool:
@@ -180,9 +133,11 @@ class Lane:
         Args:
             told: What its client is told.
         """
-        answers = [*self.running, *([self.reading] if self.reading else []), *self.waiting]
-        self.running, self.reading = [], None
-        self.waiting.clear()
+        answers = self._active
+        self.running, self.reading = [], []
+        # One by one: others may come meanwhile.
+        while self.waiting:
+            answers.append(self.waiting.popleft())
         for answer in answers:
             self._finish(answer, told(answer))
 
@@ -191,9 +146,9 @@ class Lane:
         cancelled = [answer for answer in self.running if answer.cancelled]
         for answer in cancelled:
             self._remove(answer)
-        if self.reading is not None and self.reading.cancelled:
-            cancelled.append(self.reading)
-            self.reading = None
+        for answer in [answer for answer in self.reading if answer.cancelled]:
+            self.reading.remove(answer)
+            cancelled.append(answer)
         for answer in [answer for answer in tuple(self.waiting) if answer.cancelled]:
             self.waiting.remove(answer)
             cancelled.append(answer)
@@ -203,84 +158,61 @@ class Lane:
 
     def _read_prompts(self, memory: "Memory") -> bool:
         """Feed prompts for about as long as a step takes; for longer where nobody waits for one."""
-        budget = MOST_TOKENS
-        if self.running:
-            pause = max(PAUSE_SECONDS, self._step_seconds)
-            budget = int(min(MOST_TOKENS, max(FEWEST_TOKENS, pause / self._seconds_per_token)))
+        budget = self._reader.budget(self._step_seconds if self.running else None)
+        may_pass, self._was_passed = not self._was_passed, False
         did = False
         while budget > 0:
-            if self.reading is None:
-                if not self.waiting or self.num_active >= self.max_rows or not memory.may_start(self, self.waiting[0]):
-                    break
-                self.reading = self.waiting.popleft()
+            answer = self._next_to_read(memory, may_pass=may_pass)
+            if answer is None:
+                break
             did = True
-            budget -= self._read_guarded(self.reading, budget)
+            budget -= self._read_guarded(answer, budget)
         return did
 
-    def _read_guarded(self, answer: Answer, budget: int) -> int:
-        try:
-            return self._read(answer, budget)
-        except Exception as error:  # noqa: BLE001 - this row's own error; the other answers and the thread go on
-            self.reading = None
-            self._finish(answer, as_user_error(error, self.model.name, self.log))
-            return 1
+    def _next_to_read(self, memory: "Memory", *, may_pass: bool) -> Answer | None:
+        """Whose prompt goes on: the oldest; where that may be passed, the one that ends soonest.
 
-    def _read(self, answer: Answer, budget: int) -> int:
+        It may every second turn, so that a long prompt never stands still; whole turns, for small pieces cost more.
+        """
+        if not self.reading and not self._start_reading(memory):
+            return None
+        oldest = can_go_on(self.reading)[0]
+        if not may_pass:
+            return oldest
+        while not any(map(_is_short, self.reading)) and self._start_reading(memory):
+            pass
+        soonest = min(can_go_on(self.reading), key=lambda each: each.unread_tokens)
+        self._was_passed |= soonest is not oldest
+        return soonest
+
+    def _start_reading(self, memory: "Memory") -> bool:
+        """Give a place to one that waits; False where there is none for it."""
+        most_tokens = SHORT_TOKENS if len(self.reading) >= MOST_READING else None
+        answer = next_to_start(tuple(self.waiting), self._active, self._latest_starts, most_tokens=most_tokens)
+        if answer is None or self.num_active >= self.max_rows or not memory.may_start(self, answer):
+            return False
+        self.waiting.remove(answer)
+        self.reading.append(answer)
+        self._num_starts += 1
+        self._latest_starts[answer.project] = self._num_starts
+        return True
+
+    def _read_guarded(self, answer: Answer, budget: int) -> int:
         """Feed one piece of a prompt; with the last one comes the first token. Returns what it cost, in tokens."""
-        prompt = answer.asked.prompt_ids
-        if answer.row is None:
-            logits_V = self._begin(answer)
+        try:
+            cost, logits_V = self._reader.read(answer, budget)
             if logits_V is not None:
                 self._start_running(answer, logits_V)
-                return 1
-        assert answer.row is not None  # noqa: S101 - begun above
-        tells = answer.asked.tell_prompt
-        count = min(budget, len(prompt) - answer.fed, MOST_TOLD_TOKENS if tells else budget)
-        piece = prompt[answer.fed : answer.fed + count]
-        started = time.perf_counter()
-        logits = self.model.feed(answer.row, piece, every=tells)
-        self._learn_speed(count, time.perf_counter() - started)
-        answer.fed += count
-        if tells:
-            self._tell_prompt(answer, logits, count)
-        if answer.fed == len(prompt):
-            last_V = logits[-1] if tells else logits
-            salt = answer.asked.cache_salt
-            self.prefixes.keep(self.number, self.model, answer.row, prompt, last_V, salt=salt)
-            self._start_running(answer, last_V)
-        # However short a piece is, the model's weights are read for it.
-        return max(count, FEWEST_TOKENS // 2)
-
-    def _begin(self, answer: Answer) -> NDArray[np.float32] | None:
-        """Give an answer its row, with what is kept of its prompt; the logits if that is all of it."""
-        if answer.asked.tell_prompt:
-            # The logits of kept tokens are gone.
-            answer.row = self.model.begin(adapter=answer.adapter)
-            return None
-        asked = answer.asked
-        found = self.prefixes.find(self.number, answer.adapter, asked.prompt_ids, salt=asked.cache_salt)
-        answer.row = self.model.begin(adapter=answer.adapter, kept=found.pieces)
-        answer.fed = answer.cached = found.num_tokens
-        return found.logits
-
-    def _learn_speed(self, count: int, seconds: float) -> None:
-        if count >= FEWEST_TOKENS:
-            self._seconds_per_token += 0.3 * (seconds / count - self._seconds_per_token)
-
-    def _tell_prompt(self, answer: Answer, logits_TV: NDArray[np.float32], count: int) -> None:
-        """Tell the prompt's tokens, each by the logits before it: the first piece tells its first token without."""
-        prompt, first = answer.asked.prompt_ids, answer.fed - count
-        wants = answer.asked.top_logprobs
-        if first == 0:
-            answer.receive(Token(prompt[0], of_prompt=True))
-        for number, logits_V in enumerate(logits_TV, start=first + 1):
-            if number < len(prompt):
-                token = Token(prompt[number]) if wants is None else told_token(logits_V, prompt[number], wants)
-                answer.receive(Token(token.token_id, token.logprob, token.top, of_prompt=True))
+        except Exception as error:  # noqa: BLE001 - this row's own error; the other answers and the thread go on
+            if answer in self.reading:
+                self.reading.remove(answer)
+            self._finish(answer, as_user_error(error, self.model.name, self.log))
+            return 1
+        return cost
 
     def _start_running(self, answer: Answer, logits_V: NDArray[np.float32]) -> None:
         """Choose the first token; the answer takes the next step, unless that was all."""
-        self.reading = None
+        self.reading.remove(answer)
         if answer.room == 0:
             self._end(answer, "length")
             return
@@ -356,6 +288,10 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - a receiver that fails is a client that is gone
             as_user_error(error, self.model.name, self.log)
             answer.cancelled = True
+
+
+def _is_short(answer: Answer) -> bool:
+    return answer.unread_tokens <= SHORT_TOKENS
 
 
 def count_waiting(lanes: Sequence[Lane]) -> int:

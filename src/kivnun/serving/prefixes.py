@@ -91,7 +91,7 @@ class PrefixStore:
         model: RowModel,
         row: Row,
         token_ids: Sequence[int],
-        logits: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
         *,
         salt: str = "",
     ) -> None:
@@ -100,24 +100,25 @@ class PrefixStore:
         Args:
             owner: Number of the model.
             model: The model.
-            row: Has computed the prompt, and has taken part in no step.
-            token_ids: The prompt.
-            logits: After its last token.
+            row: Has computed so much of the prompt, and has taken part in no step.
+            token_ids: The prompt, as far as it is computed.
+            logits: After its last token; None where there is more of it to come, and only whole blocks are kept.
             salt: Of those who may find it.
         """
         if not self.limit_bytes:
             return
         blocks, end = _digests(owner, row.adapter, token_ids, salt)
-        rest = len(blocks) * BLOCK_TOKENS
-        piece = model.keep(row, rest, len(token_ids)) if rest < len(token_ids) else None
         # Ends first: what is put in later is newer, and stays longer.
-        self._put(end, _Kept(owner, row.adapter, piece, logits.copy()))
+        if logits is not None:
+            rest = len(blocks) * BLOCK_TOKENS
+            piece = model.keep(row, rest, len(token_ids)) if rest < len(token_ids) else None
+            self._put(end, _Kept(owner, row.adapter, piece, logits.copy()))
         for number in reversed(range(len(blocks))):
             if blocks[number] not in self._kept:
                 start = number * BLOCK_TOKENS
                 kept = _Kept(owner, row.adapter, model.keep(row, start, start + BLOCK_TOKENS))
                 self._put(blocks[number], kept)
-        self._touch([*blocks, end])
+        self._touch(blocks if logits is None else [*blocks, end])
         self.shrink()
 
     def forget(self, owner: int, adapter: str | None = None) -> None:

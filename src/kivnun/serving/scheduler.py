@@ -17,8 +17,10 @@ from kivnun.generation.engine import answer_room, require_prompts_fit
 from kivnun.generation.row_model import RowModel
 from kivnun.serving.answers import Asked, BusyError, Ended, Receive
 from kivnun.serving.failures import Log, as_user_error, quiet
-from kivnun.serving.lane import Answer, Lane, count_waiting
+from kivnun.serving.lane import Lane, count_waiting
+from kivnun.serving.one_answer import Answer
 from kivnun.serving.prefixes import PrefixStore
+from kivnun.serving.shares import may_wait
 
 T = TypeVar("T")
 SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
@@ -31,7 +33,8 @@ class Scheduler:
 
     Args:
         max_rows: Most answers of one model side by side.
-        max_waiting: Most answers that wait for a place, of all models.
+        max_waiting: Most answers that wait for a place, of all models; more where one project holds more than its
+            equal share of that, see `kivnun.serving.shares.may_wait`.
         log: Takes what fails unexpectedly.
     """
 
@@ -165,7 +168,7 @@ class Scheduler:
             if self._closed or not lane.retired.isdisjoint((adapter, None)):
                 raise BusyError(SHORTEST_WAIT_SECONDS)
             no_place = len(lane.waiting) >= lane.max_rows - lane.num_active
-            if no_place and count_waiting(self._lanes) >= self._max_waiting:
+            if no_place and not self._may_wait(answer.project):
                 raise BusyError(self._estimate_wait())
             if not lane.has_work:
                 # After a rest a model has no claim on the time that others used meanwhile.
@@ -207,6 +210,10 @@ class Scheduler:
             self._tell_thread()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _may_wait(self, project: str) -> bool:
+        waiting = [answer for lane in self._lanes for answer in tuple(lane.waiting)]
+        return may_wait(project, waiting, num_waiting=count_waiting(self._lanes), max_waiting=self._max_waiting)
 
     def _wake(self) -> None:
         with self._changed:

@@ -65,7 +65,7 @@ class WandbTracker:
             self._run.log(dict(point.values), step=point.step)
 
     def finish(self) -> None:
-        """Wait until everything is written or sent."""
+        """Wait until everything is sent, or handed to the process that writes the files offline."""
         if self._run is not None:
             self._run.finish()
         self._run = None

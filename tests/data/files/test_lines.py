@@ -75,7 +75,7 @@ def test_every_bad_line_is_named_and_the_good_ones_are_read(here: Path) -> None:
         'a.jsonl:5: no low surrogate in string (column 8): {"a": "\\ud800"}',
         'a.jsonl:6: unexpected character, expected a JSON value (column 7): {"a": NaN}',
         "a.jsonl:9: expected an object {...}, got 7",
-        'a.jsonl:10: unexpected end of data (column 8): {"א": 3',
+        'a.jsonl:10: `}` is missing at its end (column 8): {"א": 3',
         "a.jsonl:7: 1 empty line(s), from here on, are skipped",
     ]
     codes = ["json-syntax", "json-not-object", "json-not-object", "json-surrogate", "json-syntax", "json-not-object"]

@@ -67,7 +67,8 @@ def _download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Pa
         raise UserError(
             "data-missing",
             f"{repo_id}: not a file or folder here, and the hub did not give it: {str(error).strip().splitlines()[0]}",
-            hint="check the spelling and the connection (HF_TOKEN for gated data sets), or name a local file",
+            hint="check the spelling and the connection (gated data sets: `hf auth login`, or set HF_TOKEN), or name a "
+            "local file",
         ) from error
 
 

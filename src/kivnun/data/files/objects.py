@@ -7,6 +7,7 @@ from typing import cast
 
 import orjson
 
+from kivnun.data.files.closing import find_closing
 from kivnun.data.files.encoding import describe_bad_bytes, find_bad_byte
 from kivnun.data.findings import Finding
 
@@ -130,9 +131,12 @@ def describe_fault(text: bytes, place: Place, error: orjson.JSONDecodeError) -> 
     if find_bad_byte(text) is not None:
         return describe_bad_bytes(place.file, place.line, place.offset, text)
     code = "json-surrogate" if "surrogate" in error.msg else "json-syntax"
+    closing = find_closing(text)
     lines = text.decode().split("\n")
     line = min(error.lineno, len(lines))
-    said = f"{error.msg} (column {error.colno}): {shorten(lines[line - 1].strip())}"
+    # The parser says of a line that ends too early only that it does.
+    fault = f"`{closing}` is missing at its end" if closing else error.msg
+    said = f"{fault} (column {error.colno}): {shorten(lines[line - 1].strip())}"
     return [Finding(code, place.file, place.line + line - 1, said)]
 
 

@@ -13,7 +13,7 @@ from kivnun.database.identifiers import new_id
 from kivnun.database.tables import Batch
 from kivnun.server.audit_requests import note_subject
 from kivnun.server.bodies import RequestBody
-from kivnun.server.callers import Caller, get_service, require
+from kivnun.server.callers import Caller, get_service, require, require_scope
 from kivnun.server.errors import ApiError, not_found
 from kivnun.server.files.routes import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS, find_file
 from kivnun.server.files.use import BATCH_FINISHED
@@ -25,6 +25,12 @@ from kivnun.server.tuning.shapes import Metadata
 
 router = APIRouter(tags=["batches"])
 PURPOSE = "batch"
+# What the lines of a batch do, its key must be allowed to do over HTTP.
+SCOPE_OF_LINES = {
+    "/v1/chat/completions": "inference",
+    "/v1/completions": "inference",
+    "/v1/embeddings": "inference:read",
+}
 WINDOW, WINDOW_SECONDS = "24h", 24 * 3600
 TIMES = (
     "in_progress_at",
@@ -86,6 +92,7 @@ def batch_object(batch: Batch) -> dict[str, Any]:
 @router.post("/batches")
 def create_batch(asked: CreateBatch, request: Request, caller: Writer, service: TheService) -> dict[str, Any]:
     """Make a batch; what is wrong with the lines of its file is found later, and fails it."""
+    require_scope(caller, SCOPE_OF_LINES[asked.endpoint])
     fingerprint = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
     creation = Creation(caller.project_id, read_key(request), "batch", fingerprint)
     with service.database.writing() as session:

@@ -142,7 +142,7 @@ def _begin(service: Service, batch_id: str) -> Begun | None:
     """What is left to do of a batch; None where it ends now."""
     with service.database.reading() as session:
         batch = session.scalars(select(Batch).where(Batch.id == batch_id)).one()
-        caller = make_caller(session, batch.project_id, None, frozenset({"all"}))
+        caller = make_caller(session, batch.project_id, None, frozenset({"inference"}))
     if batch.status in ("cancelling", "finalizing"):
         end_batch(service, batch_id, End("cancelled" if batch.status == "cancelling" else "completed"))
         return None

@@ -22,7 +22,7 @@ from kivnun.server.chat.shapes import (
     NamedTool,
     SchemaFormat,
 )
-from kivnun.server.errors import ApiError, invalid
+from kivnun.server.errors import ApiError, invalid, say_problem
 from kivnun.serving.answers import Ended
 from kivnun.serving.json_schema import ANY_OBJECT, Grammar, grammars_of, json_source, lark_source
 from kivnun.serving.text import TextToken, vocabulary_of
@@ -193,12 +193,12 @@ def _find_form(
     try:
         form = learn_form(model.encoder, model.stop_ids)
     except UserError as error:
-        raise ApiError(400, f"{error.problem}. {error.hint}", param="tools", code=error.code) from error
+        raise ApiError(400, say_problem(error), param="tools", code=error.code) from error
     wish = _call_wish(request, tools, schema)
     try:
         source = lark_source(write_grammar(form, wish, vocabulary_of(model.encoder)))
     except UserError as error:
-        raise ApiError(400, error.problem, param="tools", code=error.code) from error
+        raise ApiError(400, say_problem(error), param="tools", code=error.code) from error
     names = ", ".join(f"function '{function.name}'" for function in wish.functions)
     return Calling(form, wish.mode), _compile(model, source, names, "tools", lenient=True)
 
@@ -207,7 +207,7 @@ def _compile(model: "OpenModel", source: str, name: str, param: str, *, lenient:
     try:
         return grammars_of(vocabulary_of(model.encoder)).compile(source, name, lenient=lenient)
     except UserError as error:
-        raise ApiError(400, f"{error.problem}. {error.hint}", param=param, code=error.code) from error
+        raise ApiError(400, say_problem(error), param=param, code=error.code) from error
 
 
 def _answer_schema(request: ChatRequest) -> Mapping[str, object] | None:

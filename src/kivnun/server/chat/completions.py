@@ -24,6 +24,7 @@ from kivnun.server.chat.event_stream import CLIENT_GONE, open_stream, unless_gon
 from kivnun.server.chat.sampling_fields import asked_of, read_stops
 from kivnun.server.chat.vllm_proxy import proxied
 from kivnun.server.errors import ApiError, invalid
+from kivnun.server.model_names import tell_stand_in
 from kivnun.server.service import Service
 from kivnun.serving.answers import Ended
 from kivnun.serving.text import vocabulary_of
@@ -71,6 +72,7 @@ async def create_completion(
     """Continue one or more prompts."""
     require_completion(body)
     named = await name_model(service, caller, body.model)
+    request.state.model_headers = tell_stand_in(service.settings, body.model)
     passed_on = await proxied(service, named, request)
     if passed_on is not None:
         return passed_on
@@ -80,7 +82,7 @@ async def create_completion(
     head = TextHead(new_id("cmpl-"), now(), body.model, fingerprint(named), vocabulary, body.logprobs)
     completion = _Completion(service, caller, model, body, prompts, head)
     if body.stream:
-        return await open_stream(_chunks(completion), request.state.request_id, {})
+        return await open_stream(_chunks(completion), request, {})
     made = await unless_gone(request, _complete(completion))
     return Response(status_code=CLIENT_GONE) if made is None else JSONResponse(made)
 

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from kivnun.server.errors import log_failure, to_api_error
+from kivnun.server.errors import hidden_folders, log_failure, to_api_error
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
@@ -69,13 +69,13 @@ def to_event(value: Mapping[str, Any]) -> bytes:
 
 
 async def open_stream(
-    events: AsyncGenerator[Mapping[str, Any], None], request_id: str, headers: Mapping[str, str]
+    events: AsyncGenerator[Mapping[str, Any], None], request: Request, headers: Mapping[str, str]
 ) -> Response:
     """A streamed reply, once there is something to stream: what fails before has a status of its own.
 
     Args:
         events: To send, in order; `[DONE]` follows.
-        request_id: For the log, if a stream fails on its way.
+        request: Whose reply it is.
         headers: Of the reply.
     """
     try:
@@ -83,11 +83,11 @@ async def open_stream(
     except BaseException:
         await events.aclose()
         raise
-    return EventStream(_encode(first, events, request_id), headers)
+    return EventStream(_encode(first, events, request), headers)
 
 
 async def _encode(
-    first: Mapping[str, Any], events: AsyncGenerator[Mapping[str, Any], None], request_id: str
+    first: Mapping[str, Any], events: AsyncGenerator[Mapping[str, Any], None], request: Request
 ) -> AsyncGenerator[bytes, None]:
     try:
         yield to_event(first)
@@ -95,9 +95,9 @@ async def _encode(
             yield to_event(each)
         yield DONE
     except Exception as error:  # noqa: BLE001 - the status is sent: an error is one more event
-        told = to_api_error(error)
+        told = to_api_error(error, hidden_folders(request.scope))
         if told.status >= 500:
-            log_failure(error, request_id)
+            log_failure(error, request.state.request_id)
         yield to_event(told.to_json())
     finally:
         await events.aclose()

@@ -16,7 +16,7 @@ from kivnun.data.chat import Segment, choose_turns
 from kivnun.data.conversation import Conversation, Message, ToolCall
 from kivnun.data.encode import Encoder
 from kivnun.errors import UserError
-from kivnun.server.errors import ApiError
+from kivnun.server.errors import ApiError, say_problem
 
 if TYPE_CHECKING:
     from kivnun.serving.pool import OpenModel
@@ -100,7 +100,7 @@ def _render_chat(
         text = encoder.render_chat(turns, open_turn=True, tools=tools)
     except UserError as error:
         param = "tools" if tools and "the tools" in error.problem else "messages"
-        raise ApiError(400, f"{error.problem}. {error.hint}", param=param, code=error.code) from error
+        raise ApiError(400, say_problem(error), param=param, code=error.code) from error
     except (TemplateError, TypeError, ValueError) as error:
         told = f"The model's chat template refuses the messages: {str(error)[:300]}"
         raise ApiError(400, told, param="messages", code="messages-invalid") from error

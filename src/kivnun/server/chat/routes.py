@@ -25,6 +25,7 @@ from kivnun.server.chat.objects import (
 )
 from kivnun.server.chat.shapes import ChatRequest, require_supported
 from kivnun.server.chat.vllm_proxy import proxied
+from kivnun.server.model_names import tell_stand_in
 from kivnun.server.service import Service
 from kivnun.serving.text import vocabulary_of
 
@@ -56,6 +57,7 @@ async def create_chat_completion(
     """Answer messages with a model, whole or, with `stream`, as it comes."""
     require_supported(body)
     named = await name_model(service, caller, body.model)
+    request.state.model_headers = tell_stand_in(service.settings, body.model)
     passed_on = await proxied(service, named, request)
     if passed_on is not None:
         return passed_on
@@ -73,7 +75,7 @@ async def create_chat_completion(
     chat = _Chat(service, caller, model, body, ask, head)
     headers = {UNUSED_HEADER: ", ".join(ask.prompt.unused)} if ask.prompt.unused else {}
     if body.stream:
-        return await open_stream(_chunks(chat), request.state.request_id, headers)
+        return await open_stream(_chunks(chat), request, headers)
     made = await unless_gone(request, _complete(chat))
     return Response(status_code=CLIENT_GONE) if made is None else JSONResponse(made, headers=headers)
 

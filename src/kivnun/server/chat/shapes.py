@@ -7,7 +7,7 @@ caches, a tier of service. Those that would change the answer, or keep it, are r
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kivnun.server.bodies import RequestBody
 from kivnun.server.chat.messages import ChatMessage
@@ -135,6 +135,13 @@ class ChatRequest(SamplingFields):
     moderation: Any = Field(None, description="Refused.")
     functions: Any = Field(None, description="Refused: send `tools`.")
     function_call: Any = Field(None, description="Refused: send `tool_choice`.")
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _refuse_store(cls, value: object) -> object:
+        if value is True:
+            raise ValueError("completions are not kept here; leave it out")
+        return value
 
 
 def require_supported(request: ChatRequest) -> None:

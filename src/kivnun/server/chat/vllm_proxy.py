@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from kivnun.errors import UserError
 from kivnun.server.callers import Caller
-from kivnun.server.errors import ApiError
+from kivnun.server.errors import ApiError, say_problem
 from kivnun.server.model_names import NamedModel
 from kivnun.server.service import Service
 from kivnun.serving.vllm import VllmModel, VllmServer, name_model
@@ -98,7 +98,9 @@ async def proxied(service: Service, named: NamedModel, request: Request) -> Resp
             server = await stack.enter_async_context(servers.asking(model))
             reply = await _send(stack, server, _route(request), body)
         except UserError as error:
-            raise ApiError(503, f"{error.problem}. {error.hint}", type="server_error", code=error.code) from error
+            raise ApiError(
+                503, say_problem(error, service.settings.private_folders), type="server_error", code=error.code
+            ) from error
         if reply.status_code >= 500 or reply.status_code in (401, 403):
             raise ApiError(503, UNAVAILABLE, type="server_error", code="engine-failed")
         if not body.get("stream") or reply.status_code != 200:

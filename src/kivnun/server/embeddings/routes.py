@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from kivnun.server.bodies import RequestBody
 from kivnun.server.callers import Caller, get_service, require
-from kivnun.server.embeddings.models import EmbeddingModels, Vectors, find_source
+from kivnun.server.embeddings.models import EmbeddingModels, Vectors, find_source, say_embedder
 from kivnun.server.errors import ApiError, invalid
+from kivnun.server.model_names import STAND_IN_HEADER, say_header
 from kivnun.server.service import Service
 
 router = APIRouter(tags=["embeddings"])
@@ -57,6 +58,7 @@ def get_models(request: Request) -> EmbeddingModels:
 @router.post("/embeddings")
 async def create_embeddings(
     asked: CreateEmbeddings,
+    request: Request,
     caller: Reader,
     service: TheService,
     models: Annotated[EmbeddingModels, Depends(get_models)],
@@ -70,6 +72,7 @@ async def create_embeddings(
             "Send texts (LangChain: check_embedding_ctx_length=False)."
         )
         raise invalid("input", message)
+    request.state.model_headers = {STAND_IN_HEADER: say_header(say_embedder(source))} if stands_in else {}
     rows = await models.use(source, lambda model: read_rows(model, texts, asked.dimensions))
     num_tokens = sum(map(len, rows))
     service.limits.take_tokens(caller, num_tokens)

@@ -68,10 +68,16 @@ class _Part:
     text: bytearray = field(default_factory=bytearray)
 
 
-class _FileWriter:
-    """The one file of a form: a temporary name, a hash, a size, and a buffer that saves system calls."""
+class FileWriter:
+    """A file on its way to the disk: a temporary name, a hash, a size, and a buffer that saves system calls."""
 
     def __init__(self, folder: Path, limit: int) -> None:
+        """Create the file.
+
+        Args:
+            folder: Where it lies.
+            limit: Most bytes of it.
+        """
         self.path = folder / f".{secrets.token_hex(16)}{PARTIAL_SUFFIX}"
         self.num_bytes = 0
         self._limit = limit
@@ -80,6 +86,14 @@ class _FileWriter:
         self._file = self.path.open("xb", buffering=0)
 
     def take(self, data: memoryview | bytes) -> None:
+        """Keep some bytes until `write`.
+
+        Args:
+            data: The next ones.
+
+        Raises:
+            ApiError: 413.
+        """
         self.num_bytes += len(data)
         if self.num_bytes > self._limit:
             raise too_large(self._limit)
@@ -87,9 +101,11 @@ class _FileWriter:
 
     @property
     def is_full(self) -> bool:
+        """Whether it is time to write."""
         return len(self._buffer) >= WRITE_BYTES
 
     def write(self) -> None:
+        """Write what was kept."""
         buffer, self._buffer = self._buffer, bytearray()
         self._digest.update(buffer)
         view = memoryview(buffer)
@@ -106,6 +122,7 @@ class _FileWriter:
         return self._digest.hexdigest()
 
     def abandon(self) -> None:
+        """Remove it."""
         self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -113,9 +130,9 @@ class _FileWriter:
 class _FormReader:
     """Turns the parser's callbacks into fields and one file."""
 
-    def __init__(self, boundary: bytes, file_field: str, open_writer: Callable[[], _FileWriter]) -> None:
+    def __init__(self, boundary: bytes, file_field: str, open_writer: Callable[[], FileWriter]) -> None:
         self.fields: dict[str, str] = {}
-        self.writer: _FileWriter | None = None
+        self.writer: FileWriter | None = None
         self.filename = ""
         self.is_complete = False
         self._file_field = file_field
@@ -140,7 +157,7 @@ class _FormReader:
     def feed(self, data: bytes) -> None:
         self._parser.write(data)
 
-    def require_whole(self) -> _FileWriter:
+    def require_whole(self) -> FileWriter:
         if not self.is_complete:
             raise ApiError(400, "The multipart body ends before its last boundary.")
         if self.writer is None:
@@ -212,7 +229,7 @@ async def receive_form(
     Raises:
         ApiError: 400 for what is no multipart body or lacks the file, 413 for a file that is too long.
     """
-    reader = _FormReader(_read_boundary(content_type), file_field, lambda: _FileWriter(folder, limit))
+    reader = _FormReader(_read_boundary(content_type), file_field, lambda: FileWriter(folder, limit))
     try:
         async for chunk in chunks:
             reader.feed(chunk)

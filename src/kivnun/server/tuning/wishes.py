@@ -2,6 +2,7 @@
 
 import secrets
 import time
+import unicodedata
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,12 +16,13 @@ from kivnun.database.tables import File, FineTuningJob, JobMetadata
 from kivnun.jobs.hyperparameters import METHODS, MethodName
 from kivnun.jobs.queue import add_event
 from kivnun.server.callers import Caller
-from kivnun.server.errors import ApiError
+from kivnun.server.errors import ApiError, invalid
 from kivnun.server.folders import is_id
 from kivnun.server.limits import require_job_room
-from kivnun.server.model_names import find_model, is_hosted, stand_in
+from kivnun.server.model_names import LIST_MODELS, find_model, guess_model, is_hosted, stand_in
 from kivnun.server.service import Service
 from kivnun.server.tuning.shapes import MAX_SEED, CreateJob, Hyperparameters, list_hyperparameters
+from kivnun.serving.exported import EXPORT_NAME
 
 PURPOSE = "fine-tune"
 
@@ -84,12 +86,22 @@ def read_wish(session: Session, service: Service, caller: Caller, asked: CreateJ
         training_file=asked.training_file,
         validation_file=asked.validation_file,
         asked=_read_method(asked),
-        suffix=asked.suffix,
+        suffix=_read_suffix(asked.suffix),
         seed=asked.seed,
         integrations=_read_integrations(asked),
         metadata=asked.metadata,
         notes=tuple(notes),
     )
+
+
+def _read_suffix(suffix: str | None) -> str | None:
+    """Colons divide a model's name, which is written into addresses, lists and command lines as it is."""
+    wrong = [sign for sign in suffix or "" if unicodedata.category(sign)[0] not in "LMN" and sign not in "-_."]
+    if wrong:
+        shown = f"'{wrong[0]}'" if wrong[0].isprintable() else f"U+{ord(wrong[0]):04X}"
+        told = f"Invalid 'suffix': it becomes a part of the model's name and must not hold {shown}."
+        raise invalid("suffix", f"{told} Letters of any script, digits, '-', '_' and '.' are allowed.")
+    return suffix
 
 
 def insert_job(session: Session, caller: Caller, wish: JobWish) -> FineTuningJob:
@@ -147,17 +159,19 @@ def find_trainable(session: Session, service: Service, caller: Caller, name: str
     try:
         found = find_model(session, service, caller, name)
     except ApiError as error:
-        raise _not_available(name, "it does not exist, or you do not have access to it") from error
+        raise _not_available(name, f".{guess_model(session, service, caller, name)}") from error
     if found.is_tuned and found.address.tuned is not None:
         return found.address.tuned.relative_to(service.settings.data_dir).as_posix()
     folder = Path(found.base_name)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise _not_available(name, "it is an exported form, which only answers")
+        is_export = (folder / EXPORT_NAME).is_file()
+        lost = "its weights are not where they were when the server started; whoever runs it must put them back"
+        raise _not_available(name, f": {'it is an exported form, which only answers' if is_export else lost}.")
     return found.base_name
 
 
-def _not_available(name: str, why: str) -> ApiError:
-    message = f"Model {name} is not available for fine-tuning or does not exist: {why}. GET /models lists the models."
+def _not_available(name: str, more: str) -> ApiError:
+    message = f"Model {name} is not available for fine-tuning or does not exist{more} {LIST_MODELS}"
     return ApiError(400, message, param="model", code="model_not_available")
 
 

@@ -1,6 +1,6 @@
 """`generateContent` and `streamGenerateContent`: Google's way to ask the models that chat answers with."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from kivnun.server.chat.event_stream import EventStream
 from kivnun.server.chat.routes import UNUSED_HEADER
 from kivnun.server.errors import ApiError, not_found
 from kivnun.server.in_process import OpenReply, ask, open_reply
-from kivnun.server.model_names import may_use
+from kivnun.server.model_names import STAND_IN_HEADER, may_use
 from kivnun.server.service import Service
 from kivnun.server.vertex.content import (
     GenerateContent,
@@ -102,7 +102,7 @@ async def _answer(request: Request, caller: Caller, model: str, body: GenerateCo
     reply = await ask(request.app, caller, CHAT, to_chat(body, model, stream=False))
     _refuse(reply.status, reply.body, reply.headers)
     made = to_response(orjson.loads(reply.body), make_head(model, new_id("")))
-    return JSONResponse(made, headers=_tell_unused(body, reply.headers.get(UNUSED_HEADER)))
+    return JSONResponse(made, headers=_tell(body, reply.headers))
 
 
 async def _stream(request: Request, caller: Caller, model: str, body: GenerateContent) -> Response:
@@ -118,7 +118,7 @@ async def _stream(request: Request, caller: Caller, model: str, body: GenerateCo
     events = _events(stack, reply, make_head(model, new_id("")))
     # Begun, so that closing it closes the stack.
     first = await anext(events)
-    return EventStream(_behind(first, events), _tell_unused(body, reply.headers.get(UNUSED_HEADER)))
+    return EventStream(_behind(first, events), _tell(body, reply.headers))
 
 
 async def _behind(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -172,6 +172,9 @@ def _refuse(status: int, body: bytes, headers: Any) -> None:
         raise ApiError(status, error["message"], param=error["param"], code=error["code"], headers=kept)
 
 
-def _tell_unused(body: GenerateContent, unused: str | None) -> dict[str, str]:
+def _tell(body: GenerateContent, headers: Mapping[str, str]) -> dict[str, str]:
+    """What had no effect, and who answered in a hosted model's place."""
+    unused = headers.get(UNUSED_HEADER)
     names = [*body.unused, *([unused] if unused else [])]
-    return {UNUSED_HEADER: ", ".join(names)} if names else {}
+    told = {UNUSED_HEADER: ", ".join(names)} if names else {}
+    return told | {name: headers[name] for name in (STAND_IN_HEADER,) if name in headers}

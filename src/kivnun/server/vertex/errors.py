@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from kivnun.server.errors import ApiError, log_failure, to_api_error
+from kivnun.server.errors import ApiError, hidden_folders, log_failure, to_api_error
 
 STATUS = {
     400: "INVALID_ARGUMENT",
@@ -26,7 +26,7 @@ STATUS = {
     503: "UNAVAILABLE",
     507: "RESOURCE_EXHAUSTED",
 }
-_ADDRESS = re.compile(r"/v1(beta1)?/projects/[^/]+/locations/")
+_ADDRESS = re.compile(r"/v1(beta1)?/projects/[^/]+/locations/|/((up|down)load/)?storage/v1/b/")
 # What is right in itself and wrong in the state that something is in.
 _PRECONDITIONS = frozenset({"invalid_job_state"})
 FAILED_CODE = 3
@@ -69,7 +69,7 @@ class GoogleRoute(APIRoute):
             except ClientDisconnect:
                 raise
             except Exception as error:  # noqa: BLE001 - the border: nothing behind it may reach a client bare
-                told = to_api_error(error)
+                told = to_api_error(error, hidden_folders(request.scope))
                 if told.status == 500:
                     log_failure(error, getattr(request.state, "request_id", ""))
                 return reply_to(request.url.path, told)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from kivnun.database.tables import FineTuningJob, VertexJob
@@ -29,6 +29,17 @@ ENDED = ("succeeded", "failed", "cancelled")
 # Room for the steps of a job's checkpoints in the number of an endpoint.
 STEPS = 10**9
 MAX_SUFFIX = 64
+# What is written here for the words of Google's earlier libraries and of other trainers, in small letters.
+INSTEAD = {
+    "trainsteps": "epochCount, the number of passes over all rows",
+    "steps": "epochCount, the number of passes over all rows",
+    "epochs": "epochCount",
+    "numepochs": "epochCount",
+    "nepochs": "epochCount",
+    "learningrate": "learningRateMultiplier, a factor of the rate that fits the model (1 if it is not given)",
+    "rank": "adapterSize, such as ADAPTER_SIZE_FOUR",
+    "adapterrank": "adapterSize, such as ADAPTER_SIZE_FOUR",
+}
 Uri = Annotated[str, Field(min_length=1, max_length=2048)]
 
 
@@ -48,6 +59,19 @@ class GoogleBody(BaseModel):
 
 class HyperParameters(GoogleBody):
     """Numbers of a supervised job; what is not given is chosen by the rows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def say_what_to_write(cls, value: object) -> object:
+        """Refuse numbers of other libraries and of earlier ones, such as `train_steps`, with what stands for them."""
+        names: list[object] = list(cast("dict[object, object]", value)) if isinstance(value, dict) else []
+        known = {*cls.model_fields, *map(to_camel, cls.model_fields)}
+        for name in names:
+            if isinstance(name, str) and name not in known:
+                own = ", ".join(to_camel(field) for field in cls.model_fields)
+                wanted = INSTEAD.get(name.replace("_", "").lower(), f"one of {own}")
+                raise ValueError(f"{name[:100]} is no number of a tuning job here: write {wanted}")
+        return value
 
     epoch_count: Annotated[Whole, Field(ge=1, le=50)] | None = None
     learning_rate_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
