@@ -9,7 +9,7 @@ from kivnun.data.files.find import DataFile
 from kivnun.data.reading import find_files
 from kivnun.errors import UserError
 from kivnun.methods.virtual_tokens import require_room
-from kivnun.models.load import model_config_value
+from kivnun.models.context import folder_context
 from kivnun.models.resolve import ResolvedModel
 from kivnun.recipe.dump import dump_recipe
 from kivnun.recipe.load import DATA_FILES, LoadedRecipe, located_recipe
@@ -77,7 +77,7 @@ def fit_context(data: DataSection, base: ResolvedModel, method: Method) -> tuple
     Raises:
         UserError: `recipe-invalid` where the method's virtual tokens fill the model's context.
     """
-    limit = model_config_value(base.folder, "max_position_embeddings")
+    limit = folder_context(base.folder)
     if not isinstance(limit, int):
         return data, None
     if isinstance(method, PrefixMethod | PromptMethod):

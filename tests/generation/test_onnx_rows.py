@@ -17,13 +17,22 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from tiny_adapters import write_adapter
 from tiny_llama import CONTEXT_TOKENS, END
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
 
 from kivnun.errors import UserError
 from kivnun.generation.adapter_list import adapter_file
 from kivnun.generation.onnx_cache import RESERVED_SLOTS, OnnxCache, OnnxRow
 from kivnun.generation.onnx_engine import OnnxEngine
 from kivnun.generation.onnx_rows import MAX_FEED_TOKENS, OnnxRows
+from kivnun.generation.torch_rows import TorchRows
+from kivnun.models.load import load_model
 from kivnun.models.resolve import resolve_model
 from kivnun.models.types import Model
 from kivnun.optimization.adapter_sources import find_sources
@@ -73,7 +82,7 @@ def answer_side_by_side(
     return [tuple(said[number]) for number in range(len(prompts))]
 
 
-def alone(model: OnnxRows, token_ids: Sequence[int], adapter: str | None = None) -> np.ndarray:
+def alone(model: OnnxRows | TorchRows, token_ids: Sequence[int], adapter: str | None = None) -> np.ndarray:
     """Logits after tokens that are fed at once."""
     row = model.begin(adapter=adapter)
     logits_V = model.feed(row, token_ids)
@@ -118,6 +127,35 @@ def test_sliding_windows_and_prompts_beyond_one_piece(prompts, tiny_folder, tmp_
     long = [(31 * place * place) % 511 for place in range(MAX_FEED_TOKENS + 5)]
     said = answer_side_by_side(OnnxRows(folder, num_threads=1), [*prompts, long])
     assert said == expected_answers(OnnxEngine(folder, num_threads=1), [*prompts, long])
+
+
+def test_no_row_is_so_long_that_it_changes_the_positions_of_others(tiny_folder, tmp_path):
+    """LongRoPE takes other frequencies for a whole step as soon as one row is longer than the first context."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    factors = {"short_factor": [1.0 + 0.1 * place for place in range(16)], "long_factor": [9.0] * 16}
+    positions = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 24, **factors}
+    config = Phi3Config(
+        **SHAPE, **sizes, max_position_embeddings=96, original_max_position_embeddings=24, rope_parameters=positions
+    )
+    folder = export(Phi3ForCausalLM(config), tiny_folder, tmp_path)
+    assert json.loads((folder / "genai_config.json").read_bytes())["model"]["context_length"] == 24
+    change_config(folder, context_length=96)  # as others export it
+    short, long = [3, 1, 4, 1, 5], [place % 400 for place in range(23)]
+    for model in (OnnxRows(folder, num_threads=1), TorchRows(load_model(tmp_path / "model", dtype=torch.float32))):
+        assert model.context_tokens == 24
+        expected_V = alone(model, [*short, 9])
+        rows = [model.begin(), model.begin()]
+        for row, prompt in zip(rows, (short, long), strict=True):
+            model.feed(row, prompt)
+        np.testing.assert_allclose(model.step(rows, [9, 2])[0], expected_V, atol=1e-4)
+
+
+def change_config(folder: Path, **values: int) -> None:
+    path = folder / "genai_config.json"
+    told = json.loads(path.read_bytes())
+    told["model"] |= values
+    path.write_text(json.dumps(told))
 
 
 def test_a_step_computes_for_each_row_what_it_computes_alone(rows, prompts):

@@ -128,11 +128,12 @@ def _open_tokens(model: str, max_seq_len: int | None) -> "TokenChecks":
     from kivnun.data.checks.token_pass import TokenPass
     from kivnun.data.checks.tokens import TokenLimits
     from kivnun.data.encode import Encoder
-    from kivnun.models.load import load_tokenizer, model_config_value
+    from kivnun.models.context import folder_context
+    from kivnun.models.load import load_tokenizer
     from kivnun.models.resolve import resolve_model
 
     folder = resolve_model(model).folder
-    context = model_config_value(folder, "max_position_embeddings")
+    context = folder_context(folder)
     limits = [limit for limit in (max_seq_len, context) if isinstance(limit, int)]
     return TokenPass(Encoder(load_tokenizer(folder)), TokenLimits(min(limits, default=sys.maxsize)))
 

@@ -18,7 +18,8 @@ from kivnun.decide.results import Forgetting
 from kivnun.decide.state import Measured, kept_values
 from kivnun.methods import load_tuned
 from kivnun.models.attention import use_packed_attention
-from kivnun.models.load import load_model, load_tokenizer, model_config_value, move_model
+from kivnun.models.context import folder_context
+from kivnun.models.load import load_model, load_tokenizer, move_model
 from kivnun.models.types import Model
 from kivnun.runs import content_hash
 from kivnun.training.device import pick_device
@@ -70,7 +71,7 @@ def bits_per_byte(model: Model, folder: Path, texts: Sequence[str]) -> float:
         texts: The texts; what of one is longer than the context is left out, its bytes too.
     """
     encoder = Encoder(load_tokenizer(folder))
-    limit = model_config_value(folder, "max_position_embeddings")
+    limit = folder_context(folder)
     table, num_bytes = tabulate(encoder, texts, limit if isinstance(limit, int) else None)
     move_model(model, pick_device())
     use_packed_attention(model)

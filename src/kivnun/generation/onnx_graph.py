@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from kivnun.errors import UserError
 
@@ -35,7 +35,7 @@ class RowGraph:
 
     Attributes:
         path: Of the graph.
-        context_tokens: Most tokens of a row.
+        context_tokens: Most tokens of a row, so that none changes how others are computed.
         num_heads: Heads of keys and values in each.
         head_size: Numbers of a head.
         vocab_size: Logits of a token.
@@ -82,7 +82,7 @@ def read_graph(folder: Path) -> RowGraph:
         weights = {tensor.name for tensor in graph.initializer}
         return RowGraph(
             path=path,
-            context_tokens=int(model["context_length"]),
+            context_tokens=min([int(model["context_length"]), *_switches(folder, graph)]),
             num_heads=num_heads,
             head_size=int(decoder["head_size"]),
             vocab_size=_logits_width(folder, graph) or int(model["vocab_size"]),
@@ -141,6 +141,25 @@ def _logits_width(folder: Path, graph: onnx.GraphProto) -> int:
     if tensor.elem_type != TensorProto.FLOAT:
         raise graph_invalid(folder, "its logits are not fp32")
     return tensor.shape.dim[-1].dim_value
+
+
+def _switches(folder: Path, graph: onnx.GraphProto) -> list[int]:
+    """Lengths of the longest row beyond which the graph computes all rows of a step otherwise, as LongRoPE does."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    numbers = {tensor.name: tensor for tensor in graph.initializer}
+    numbers |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
+    widths = [part for node in readers["attention_mask"] if node.op_type == "Shape" for part in readers[node.output[0]]]
+    found: list[int] = []
+    for width in widths:
+        for reader in readers.get(width.output[0], []):
+            if reader.op_type == "Greater" and reader.input[0] == width.output[0] and reader.input[1] in numbers:
+                found.append(int(numpy_helper.to_array(numbers[reader.input[1]])))
+            elif reader.op_type != "Cast" or any(each.op_type != ATTENTION for each in readers[reader.output[0]]):
+                raise graph_invalid(folder, f"{reader.op_type} reads the width of the attention mask")
+    return found
 
 
 def _require_rows(folder: Path, graph: onnx.GraphProto, past: tuple[str, ...], num_heads: int) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from kivnun.models.load import model_config_value, quiet_libraries
+from kivnun.models.load import model_config
 from kivnun.models.types import Model
 
 
@@ -15,8 +15,6 @@ def empty_model(folder: Path) -> Model:
     Raises:
         UserError: `model-invalid` where config.json cannot be read.
     """
-    quiet_libraries()
-    model_config_value(folder, "model_type")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = model_config(folder)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

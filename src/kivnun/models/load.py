@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -159,22 +160,30 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def model_config_value(folder: Path, name: str) -> object:
-    """One value of a model folder's config.json, such as `max_position_embeddings`; None where it has none.
+def model_config(folder: Path) -> PreTrainedConfig:
+    """A model folder's config.json.
 
     Raises:
         UserError: `model-invalid` where it cannot be read or names an architecture that transformers does not know.
     """
     quiet_libraries()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
             "model-invalid",
             f"{folder / 'config.json'}: cannot be read: {_first_line(error)}",
             hint="get config.json again from where the model came; it must be of a kind that transformers knows",
         ) from error
-    return getattr(config, name, None)
+
+
+def model_config_value(folder: Path, name: str) -> object:
+    """One value of a model folder's config.json, such as `hidden_size`; None where it has none.
+
+    Raises:
+        UserError: `model-invalid`, as `model_config`.
+    """
+    return getattr(model_config(folder), name, None)
 
 
 def move_model(model: Model, device: torch.device) -> Model:

@@ -18,6 +18,7 @@ from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from kivnun.models.attention import group_documents
+from kivnun.models.context import context_of
 from kivnun.models.types import Model
 
 NAME = "virtual_tokens"
@@ -155,8 +156,7 @@ def virtual_tokens_of(model: nn.Module) -> VirtualTokens | None:
 
 def context_tokens(model: Model) -> int | None:
     """Tokens that a document may have: the model's context without its virtual tokens; None for no limit."""
-    # A few architectures have none, with relative positions.
-    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_of(model.config)
     virtual = virtual_tokens_of(model)
     return limit if limit is None or virtual is None else limit - virtual.num_tokens
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from kivnun.errors import UserError
+from kivnun.models.context import steady_tokens
 from kivnun.optimization.decoder_inputs import ARCHITECTURES as CALIBRATED_ARCHITECTURES
 from kivnun.optimization.forms import Form, plan_forms
 from kivnun.recipe.optimization import OptimizationSection, Target
@@ -187,12 +188,23 @@ def require_exportable(config: Config, target: Target) -> None:
 def context_limit(config: Config, target: Target) -> ContextLimit | None:
     """How far a form answers like its model, where that is less than the model's context.
 
-    Up to its sliding window a model attends to every token, so a graph without windows is right up to there.
-
     Args:
         config: From `read_config`.
         target: What the form will run on.
     """
+    limits = [limit for limit in (_position_limit(config), _window_limit(config, target)) if limit is not None]
+    return min(limits, key=lambda limit: limit.tokens, default=None)
+
+
+def _position_limit(config: Config) -> ContextLimit | None:
+    tokens, context = steady_tokens(config), config.get("max_position_embeddings")
+    if tokens is None or not isinstance(context, int) or tokens >= context:
+        return None
+    return ContextLimit(tokens, f"beyond {tokens} tokens the model's positions change for all rows of a batch")
+
+
+def _window_limit(config: Config, target: Target) -> ContextLimit | None:
+    """Up to its sliding window a model attends to every token, so a graph without windows is right up to there."""
     window, context = config.get("sliding_window"), config.get("max_position_embeddings")
     # Qwen's configs name a window that is not used unless this says so.
     is_used = config.get("use_sliding_window", not str(config.get("model_type")).startswith("qwen"))

@@ -89,8 +89,11 @@ def complete_config(config: Any) -> None:
         # The builder knows no other name, and takes 1e-6 without it.
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_eps")
         decoder.rms_norm_eps = next((getattr(decoder, name) for name in names if hasattr(decoder, name)), 1e-5)
+    positions = getattr(decoder, "rope_parameters", None) or {}
+    if "rope_type" in positions:
+        # The builder reads the older name of LongRoPE's.
+        positions.setdefault("type", positions["rope_type"])
     if decoder.model_type == "gemma3_text":
-        positions = decoder.rope_parameters
         decoder.rope_parameters = dict(positions["full_attention"])
         decoder.rope_theta = positions["full_attention"]["rope_theta"]
         decoder.rope_local_base_freq = positions["sliding_attention"]["rope_theta"]
