@@ -324,6 +324,11 @@ def _olive_invalid() -> object:
     return read_translation(Path("olive.yaml"))
 
 
+def _other_tool() -> object:
+    text = "task: llm-sft\nbase_model: org/name\ndata: {path: rows.jsonl}\nparams: {lr: 1e-4, quantization: int4}\n"
+    return read_translation(Path(_write("autotrain.yml", text)))
+
+
 def _nothing_to_learn() -> None:
     empty = {"train": [], "validation": [], "test": []}
     tokenize_splits(PromptTemplate("text"), empty, _data(*ROWS), _encoder())
@@ -639,6 +644,11 @@ NOTES: dict[str, ErrorNote] = {
         "(olive.md) lists every key with what becomes of it. No key is ignored, since one that is trains another model "
         "than was asked for.",
         _olive_invalid,
+    ),
+    "other-tool": ErrorNote(
+        "Files and commands of AutoTrain and TRL are recognised and not run: each line names a key, and what a recipe "
+        "has for it. Olive's run as they are.",
+        _other_tool,
     ),
     "parity-failed": ErrorNote(
         "For a merged or fp32 form this is a defect, in Kivnun or in what it builds on: report it with the lines that "

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from kivnun.cli.olive_verbs import ABSENT
+from kivnun.cli.olive_verbs import ABSENT, OTHERS
 from kivnun.olive.commands import FINETUNE_FLAGS, TRAINING_FLAGS
 from kivnun.olive.flags import Flag
 from kivnun.olive.ship_commands import SHIP_FLAGS
@@ -94,6 +94,7 @@ def olive_commands() -> str:
     """The sections on commands and on the seeds."""
     own = [flag for flag in FINETUNE_FLAGS if flag not in TRAINING_FLAGS]
     verbs = "".join(f"| `{verb}` | {instead} |\n" for verb, (_, instead) in ABSENT.items())
+    verbs += "".join(f"| `{verb}` | {instead} |\n" for verb, instead in OTHERS.items())
     rows = (f"| {block} | {_say(outcome)} | {why} |\n" for block, (outcome, why) in BLOCKS.items())
     parts = [f"{COMMANDS}\n{_flags(own)}", f"{SHIP}\n{_flags(SHIP_FLAGS)}", VERBS + verbs, SEEDS + "".join(rows)]
     return "\n".join(parts)

@@ -24,6 +24,8 @@ What differs on purpose:
 
 {differences}
 
+Files of AutoTrain and TRL are recognised and refused (`other-tool`), with what a recipe has for each of their keys.
+
 `--setup` is refused: there is nothing to set up. A piece of a file, as tutorials print them, is refused with what it
 lacks; a file with `search_space` alone is taken by `kivnun search RECIPE --space FILE`.
 

@@ -63,6 +63,7 @@ CODES: dict[str, str] = {
     "nothing-to-learn": "A row, or the whole data set, has no token to train on.",
     "objective-invalid": "A loss of your own is not installed, or is not what an objective must be.",
     "olive-invalid": "An Olive file or command has a key that is unknown here, has no effect, or lacks what it needs.",
+    "other-tool": "A file or a command is that of another program, such as AutoTrain or TRL.",
     "parity-failed": "Two forms of the same model answer differently beyond ties, or further apart than allowed.",
     "preference-invalid": "A row has no second answer to prefer one to, or two that are the same.",
     "prices-invalid": "A price table cannot be read, or has unknown fields or wrong values.",

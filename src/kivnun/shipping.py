@@ -38,6 +38,7 @@ from kivnun.recipe.schema import DataSection, Recipe
 from kivnun.results import RunResults, read_results, write_report
 from kivnun.runs import Run, library_versions, read_lock, stage_done, stage_key, write_atomic, write_lock, write_stage
 from kivnun.runs.atomic import PARTIAL_SUFFIX, disk_full_as_user_error
+from kivnun.runs.ending import FINISHED, endings_logged
 from kivnun.runs.linked import copy_linked
 from kivnun.runs.manifest import MANIFEST_NAME, read_manifest
 from kivnun.runs.replaced import keep_copy
@@ -194,19 +195,22 @@ def optimize_run(run: Run, recipe: Recipe, *, show: Log) -> RunResults:
     context = Context(run, RunInputs(loaded, recipe, {}, {}), log)
     # By its ending it is swept away if this process is killed.
     current, before = run.folder / "optimized", run.folder / f".optimized-before{PARTIAL_SUFFIX}"
-    try:
-        if current.is_dir():
-            keep_copy(current, before)
-        optimize_model(context, folders, read_dataset(run.folder / "dataset"), settings)
-        if before.is_dir() and read_manifest(before).key != read_manifest(current).key:
-            keep_copy(before, run.folder / EARLIER)
-            log("optimized_replaced", {"kept": EARLIER})
-    finally:
-        shutil.rmtree(before, ignore_errors=True)
-    _keep_wishes(run.folder, recipe, loaded.text)
-    results = read_results(run.folder, recipe)
-    write_report(results, recipe)
-    write_cards(run.folder, recipe)
+    # The run's log had an end before; whoever follows it must find one after this as well.
+    with endings_logged(log):
+        try:
+            if current.is_dir():
+                keep_copy(current, before)
+            optimize_model(context, folders, read_dataset(run.folder / "dataset"), settings)
+            if before.is_dir() and read_manifest(before).key != read_manifest(current).key:
+                keep_copy(before, run.folder / EARLIER)
+                log("optimized_replaced", {"kept": EARLIER})
+        finally:
+            shutil.rmtree(before, ignore_errors=True)
+        _keep_wishes(run.folder, recipe, loaded.text)
+        results = read_results(run.folder, recipe)
+        write_report(results, recipe)
+        write_cards(run.folder, recipe)
+        log(FINISHED, {"report": str(results.report)})
     return results
 
 

@@ -41,7 +41,7 @@ def is_valid(place: list[str], secret: str) -> bool:
 
 
 def test_a_key_is_made_listed_and_revoked(place: list[str]) -> None:
-    made = keys(place, "create", "laptop")
+    made = keys(place, "create", "laptop", "--new")
     secret = made.stdout.strip()
     assert made.stdout == secret + "\n"
     assert is_valid(place, secret)
@@ -54,7 +54,7 @@ def test_a_key_is_made_listed_and_revoked(place: list[str]) -> None:
 
 
 def test_the_secret_is_told_once(place: list[str]) -> None:
-    made = keys_json(place, "create", "laptop", "--scope", "files:read", "--scope", "models", "--days", "2")
+    made = keys_json(place, "create", "laptop", "--new", "--scope", "files:read", "--scope", "models", "--days", "2")
     assert made["scopes"] == ["files:read", "models"]
     assert made["expires_at"] == pytest.approx(time.time() + 2 * 86_400, abs=60)
     secret = made["secret"].removeprefix("sk-kivnun-")
@@ -68,7 +68,7 @@ def test_the_secret_is_told_once(place: list[str]) -> None:
 
 
 def test_projects_have_quotas_and_keys_of_their_own(place: list[str]) -> None:
-    project = keys_json(place, "add-project", "tone", "--organization", "acme")
+    project = keys_json(place, "add-project", "tone", "--new", "--organization", "acme")
     assert (project["organization"], project["max_storage_bytes"]) == ("acme", None)
     first = keys_json(place, "quotas", "acme/tone", "--storage-mib", "10", "--requests-per-minute", "60")
     assert (first["max_storage_bytes"], first["max_requests_per_minute"]) == (10 << 20, 60)
@@ -85,8 +85,10 @@ def test_projects_have_quotas_and_keys_of_their_own(place: list[str]) -> None:
 
 
 def test_what_is_done_at_the_command_line_is_in_the_audit_log(place: list[str]) -> None:
-    key = keys_json(place, "create", "laptop")["id"]
+    key = keys_json(place, "create", "laptop", "--new")["id"]
     keys(place, "revoke", key)
+    # Said again, and not written down again.
+    assert f"{key} (laptop) was revoked already, at 20" in keys(place, "revoke", key).stderr
     keys(place, "quotas", "default", "--tokens-per-minute", "5")
     entries = keys_json(place, "audit")
     expected = [("kivnun keys quotas", "proj_default"), ("kivnun keys revoke", key), ("kivnun keys create", key)]
@@ -96,10 +98,23 @@ def test_what_is_done_at_the_command_line_is_in_the_audit_log(place: list[str]) 
 
 
 def test_a_folder_without_a_database_is_not_made_by_looking(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no database in") as caught:
-        keys(["--data-dir", str(tmp_path / "none")], "list")
-    assert caught.value.code == "database-failed"
+    for words in (["list"], ["create", "laptop"], ["add-project", "tone"]):
+        with pytest.raises(UserError, match="no database in") as caught:
+            keys(["--data-dir", str(tmp_path / "none")], *words)
+        assert caught.value.code == "database-failed"
+        assert "--new" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ids_stand_whole_in_every_table_and_projects_by_their_names(place: list[str]) -> None:
+    project = keys_json(place, "add-project", "support-of-many-words", "--new", "--organization", "a-long-name-of-one")
+    words = ("create", "a-key-with-a-name-of-some-length", "--project", project["id"], "--days", "9")
+    key = keys_json(place, *words, "--scope", "files:read", "--scope", "models:read")
+    tables = {name: keys(place, name).stdout for name in ("list", "audit", "projects")}
+    for name, table in tables.items():
+        assert project["name"] in table
+        assert (key["id"] if name != "projects" else project["id"]) in table
+    assert key["shown"] in tables["list"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "x", "", "9" * 400, "٣"])
@@ -112,5 +127,5 @@ def test_a_quota_that_is_no_number_is_refused(tmp_path: Path, value: str) -> Non
 
 
 def test_the_database_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
-    keys(["--data-dir", str(tmp_path)], "create", "laptop")
+    keys(["--data-dir", str(tmp_path)], "create", "laptop", "--new")
     assert (tmp_path / "kivnun.sqlite").stat().st_mode & 0o777 == 0o600

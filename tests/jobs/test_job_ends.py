@@ -118,6 +118,16 @@ def test_a_failed_job_has_the_three_fields_and_an_event_with_the_lines(place: Jo
     )
 
 
+def test_a_failed_job_names_the_file_that_its_client_sent_and_says_what_was_mended(place: JobPlace) -> None:
+    work, job_id = trained(place, whole_run())
+    file_id = place.job(job_id).training_file
+    copy = work.folder(job_id) / "training.jsonl"
+    fail(work, job_id, JobError("x", f"{copy}:3: bad", problems=(f"{copy}: bad",), notes=("line 5 was closed",)))
+    assert place.job(job_id).error["message"] == f"{file_id}:3: bad"
+    mended, failed = place.events(job_id)
+    assert (mended.level, mended.message, failed.data["problems"]) == ("warn", "line 5 was closed", [f"{file_id}: bad"])
+
+
 def test_what_only_a_run_that_goes_on_needs_is_removed(place: JobPlace) -> None:
     work, job_id = trained(place, whole_run())
     for name in ("checkpoints/step-000001", "epochs/step-000002"):

@@ -1,20 +1,25 @@
 """A job's files and recipe, with the bundled model's own tokenizer; nothing is trained."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from kivnun.cli.app import app
 from kivnun.errors import UserError
 from kivnun.jobs.hyperparameters import resolve
 from kivnun.jobs.job_error import JobError, from_user_error, invalid_n_examples
 from kivnun.jobs.job_files import find_closing
 from kivnun.jobs.recipe_of_job import base_learning_rate, tracker_environment, write_recipe
 from kivnun.jobs.validation import FilesOfJob, Validated, validate_files
+from kivnun.jobs.validation_notes import say_accepted
 from kivnun.recipe.load import load_recipe
 
 
@@ -161,6 +166,24 @@ def test_a_packed_file_is_refused(case: Case) -> None:
     assert "packed (gz)" in refused(case.check_bytes(b"\x1f\x8b\x08\x00rest")).message
 
 
+TABLES = {
+    "as Vertex AI's": 'input_text,output_text\nHi,"Good day, you"\n',
+    "quoted": '"prompt","completion"\r\n"Hi","Good day"\r\n',
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_command_that_a_table_is_refused_with_makes_rows_of_it(kind: str, case: Case, tmp_path: Path) -> None:
+    said = refused(case.check(TABLES[kind])).message
+    command = re.search("`kivnun (convert IN rows.jsonl --to openai-chat)`", said)[1].split()
+    table, rows = tmp_path / "table.csv", tmp_path / "rows.jsonl"
+    table.write_text(TABLES[kind], "utf-8")
+    words = [{"IN": str(table), "rows.jsonl": str(rows)}.get(word, word) for word in command]
+    made = CliRunner().invoke(app, words)
+    assert made.exit_code == 0, made.output
+    assert accepted(case.check_bytes(rows.read_bytes())).num_rows == 1
+
+
 @pytest.mark.parametrize(
     "names", [("preferred_output", "non_preferred_output"), ("preferred_completion", "non_preferred_completion")]
 )
@@ -191,7 +214,14 @@ def test_rows_in_which_a_sign_of_the_model_stands_are_refused(case: Case) -> Non
 def test_what_hosted_services_accept_is_accepted_and_said(case: Case) -> None:
     found = accepted(case.check(chat("One?", ""), chat("Two?", "")))
     assert "answer-empty" in found.accepted
-    assert any("Accepted" in note.message and note.data["code"] == "answer-empty" for note in found.notes)
+    said = next(note for note in found.notes if note.data and note.data.get("code") == "answer-empty")
+    assert said.message.endswith(" (2 times, the first in line 1). Accepted, as a hosted service does")
+
+
+def test_what_is_said_of_all_rows_is_not_counted() -> None:
+    report = SimpleNamespace(found=[SimpleNamespace(code="label-single", summary="All alike.", count=1, examples=())])
+    [note] = say_accepted(SimpleNamespace(report=report))
+    assert note.message == "All alike. Accepted, as a hosted service does"
 
 
 def test_completions_are_joined_as_they_stand_for_models_that_complete(case: Case) -> None:
@@ -324,3 +354,32 @@ def test_errors_keep_no_folder_of_the_server(tmp_path: Path) -> None:
     told = from_user_error(error, tmp_path)
     assert told == JobError("invalid_file_format", "training.jsonl:3: x. Mend it.", "training_file", ("a",))
     assert invalid_n_examples(0, 1, param="validation_file").message.startswith("Validation file has 0 example(s)")
+
+
+CP1255 = "".join(json.dumps({"prompt": "שלום", "completion": "כן"}, ensure_ascii=False) + "\n" for _ in range(11))
+OTHER_FILES = {
+    "an array": (("[\n" + ",\n".join(CHATS) + "\n]").encode(), "one JSON array: upload JSON Lines"),
+    "an array in a line": (f"[{','.join(CHATS)}]".encode(), "`kivnun convert IN rows.jsonl --to openai-chat`"),
+    "a table": (b"question,answer\nhow,so\n", "The file looks like a table (CSV)"),
+    "utf-16": (("\n".join(CHATS) + "\n").encode("utf-16"), "Save the file as UTF-8"),
+    "cp1255": (CP1255.encode("cp1255"), "Save the file as UTF-8"),
+    "python's quotes": ("".join(f"{json.loads(line)}\n" for line in CHATS).encode(), "`json.dumps(row)`"),
+    "no answer": (b'{"messages": [{"role": "user", "content": "x"}]}\n', "Add the answer."),
+    "other keys": (b'{"a": "b"}\n', "Line 1: the rows look like no known format; keys in 1 row(s): `a`. Give each row"),
+    "preferences": ("".join(f"{preference(str(n))}\n" for n in range(9)).encode(), "Ask for the method dpo"),
+}
+
+
+@pytest.mark.parametrize(("data", "advice"), OTHER_FILES.values(), ids=OTHER_FILES)
+def test_a_file_of_another_kind_is_refused_with_what_mends_it(case: Case, data: bytes, advice: str) -> None:
+    assert advice in refused(case.check_bytes(data)).message
+
+
+def test_a_line_that_was_closed_and_still_lacks_its_answer_is_told_as_cut(case: Case) -> None:
+    cut = '{"messages": [{"role": "user", "content": "x"}'
+    error = refused(case.check(*CHATS[:4], cut, *CHATS[5:]))
+    assert (
+        "Line 5: no assistant turn among 1 (user) (the line ended too early and was closed with `]}`" in error.message
+    )
+    assert "closed with `]}`" in error.problems[0]
+    assert ["line 5 (`]}` added)" in note for note in error.notes] == [True]

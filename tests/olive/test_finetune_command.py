@@ -220,7 +220,9 @@ def test_every_flag_is_printed_with_what_it_became(workshop: Workshop, here: Pat
     assert "--lora_alpha 16 -> method.alpha: 16 (Olive's default)" in ended.err
     assert "--target_modules all-linear -> method.target_modules: all-linear (Kivnun's own); every" in ended.err
     assert "--max_samples all (Kivnun's own); every row; Olive takes 256 blocks" in ended.err
-    assert "--task_name tones -> name: tones" in ended.err
+    assert "--task_name tones -> name: tones; names the run, and chooses no task\n" in ended.err
+    scored = finetune(workshop, here / "out", "--dry_run", "--task_name", "classification").err
+    assert "for scores of labels, write `evaluation: {task: classification, label: COLUMN}`" in scored
     assert "--trust_remote_code True -> same; the model's own code is never run" in ended.err
     assert "steps: 1 of up to 8,192 tokens, method lora" in ended.out
     assert not (here / "out").exists()

@@ -24,7 +24,7 @@ from kivnun.database.projects import (
     set_quotas,
 )
 from kivnun.database.tables import ApiKey, FineTuningJob
-from kivnun.server.audit_requests import AuditRequests, note_subject
+from kivnun.server.audit_requests import REFUSED_LINES_PER_MINUTE, AuditRequests, RefusedKeys, note_subject
 from kivnun.server.callers import Caller, require
 from kivnun.server.errors import ApiError, add_error_replies
 from kivnun.server.limits import Limits, require_job_room, say_seconds
@@ -360,7 +360,8 @@ def test_a_job_beyond_those_that_may_be_unfinished_is_refused_and_not_repeated(d
         )
     with pytest.raises(ApiError) as caught, database.writing() as session:
         require_job_room(session, caller)
-    assert (caught.value.status, caught.value.headers["x-should-retry"]) == (429, "false")
+    assert caught.value.status == 429
+    assert caught.value.headers == {"x-should-retry": "false", "retry-after": "60"}
 
 
 def test_every_change_is_written_down_with_who_and_what(client: TestClient, database: Database) -> None:
@@ -374,6 +375,7 @@ def test_every_change_is_written_down_with_who_and_what(client: TestClient, data
     client.post("/v1/chat/completions", headers=bearer(secret))
     cancel = "POST /v1/fine_tuning/jobs/*/cancel"
     assert changes(database) == [
+        ("POST /v1/files", "no key", 401),
         ("POST /v1/files", "", 403),
         (cancel, "ftjob-broken", 500),
         (cancel, "ftjob-1", 404),
@@ -383,3 +385,37 @@ def test_every_change_is_written_down_with_who_and_what(client: TestClient, data
         entry = list_changes(session, limit=10)[-1]
     assert (entry.key_id, entry.project_id, entry.address) == (key_id, DEFAULT_PROJECT, "testclient")
     assert not any(secret in str(value) for value in vars(entry).values())
+
+
+def test_a_refused_key_is_written_down_as_its_list_shows_it_and_never_whole(
+    client: TestClient, database: Database
+) -> None:
+    secret = make_key(database)
+    with database.writing() as session:
+        key = session.scalars(select(ApiKey)).one()
+        revoke_key(session, key.id)
+        shown = key.shown
+    cancelled = client.post("/v1/fine_tuning/jobs/ftjob-1/cancel", headers=bearer(secret))
+    assert cancelled.status_code == 401
+    assert changes(database) == [("POST /v1/fine_tuning/jobs/*/cancel", shown, 401)]
+    with database.reading() as session:
+        entry = list_changes(session, limit=1)[0]
+    assert (entry.project_id, entry.key_id, entry.address) == (None, None, "testclient")
+    assert secret not in str(vars(entry))
+
+
+def test_a_key_of_another_service_is_not_written_down(client: TestClient, database: Database) -> None:
+    client.post("/v1/chat/completions", headers=bearer("sk-proj-" + "secret" * 8))
+    client.get("/v1/files", headers=bearer("sk-kivnun-wrong"))
+    assert changes(database) == [("POST /v1/chat/completions", "a key that is not of this server", 401)]
+
+
+def test_a_flood_of_wrong_keys_is_counted_and_not_written_down(clock: Clock) -> None:
+    refused = RefusedKeys(clock)
+    assert [refused.take("a") for _ in range(3)] == [0, None, None]
+    assert refused.take("b") == 2
+    took = [refused.take(f"2001::{number}") for number in range(1000)]
+    assert sum(each is not None for each in took) == REFUSED_LINES_PER_MINUTE - 2
+    clock.now += 60
+    assert refused.take("a") == took.count(None)
+    assert refused.take("b") == 0

@@ -167,3 +167,17 @@ def test_a_model_that_a_job_waits_to_start_from_stays(server: RunningServer, cli
 @pytest.mark.parametrize("name", ["tiny", "bundled", "gpt-4o-mini"])
 def test_a_base_model_cannot_be_deleted(client: OpenAI, name: str) -> None:
     assert status_of(lambda: client.models.delete(name)) == (403, "model_not_deletable")
+
+
+def test_a_name_that_is_nearly_right_is_told_to_those_alone_who_may_use_the_model(
+    server: RunningServer, client: OpenAI
+) -> None:
+    stranger = with_new_project(server)
+    name, _ = add_model(server)
+    asked = name[:-1]
+    with pytest.raises(openai.NotFoundError, match=f"Did you mean `{name}`"):
+        client.models.retrieve(asked)
+    other = OpenAI(base_url=stranger.base_url, api_key=stranger.key, max_retries=0)
+    with other, pytest.raises(openai.NotFoundError) as raised:
+        other.models.retrieve(asked)
+    assert name not in str(raised.value)

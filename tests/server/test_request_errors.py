@@ -66,7 +66,9 @@ def told_of(shape: type[BaseModel], body: Any) -> FieldError:
     """What is told about a body of one of the routes."""
     with pytest.raises(ValidationError) as raised:
         shape.model_validate(body)
-    return describe_field_error([{**each, "loc": ("body", *each["loc"])} for each in raised.value.errors()], body, shape)
+    return describe_field_error(
+        [{**each, "loc": ("body", *each["loc"])} for each in raised.value.errors()], body, shape
+    )
 
 
 @pytest.mark.parametrize(

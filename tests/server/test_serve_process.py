@@ -91,10 +91,12 @@ LISTENING = Listening("http://127.0.0.1:8000/v1", 8000, ("bundled",), "bundled",
         ),
         (replace(LISTENING, has_keys=False), "kivnun keys create first --data-dir d", "WITHOUT TLS"),
         (replace(LISTENING, require_keys=False), "--no-auth: every program of this machine", "keys create first"),
+        (replace(LISTENING, require_keys=False, num_projects=3), "`default` has; the 2 other project(s)", "all of it"),
+        (replace(LISTENING, num_workers=0), "--workers 0: jobs wait until a worker takes them", "--no-auth"),
         (replace(LISTENING, url="http://192.0.2.1:80/v1"), "WITHOUT TLS", "--no-auth"),
         (replace(LISTENING, url="https://192.0.2.1:80/v1"), "OPENAI_BASE_URL=https://192.0.2.1:80/v1", "WITHOUT TLS"),
     ],
-    ids=["keys", "another base", "memory", "less memory", "no key yet", "no auth", "no tls", "tls"],
+    ids=["keys", "another base", "memory", "less", "no key yet", "no auth", "others", "no workers", "no tls", "tls"],
 )
 def test_a_server_says_how_to_use_it_and_what_to_worry_about(listening: Listening, said: str, unsaid: str) -> None:
     text = "\n".join(describe(listening, has_own_database=False))
@@ -344,3 +346,47 @@ def test_tls_files_make_it_https(start_server: Start, tmp_path: Path) -> None:
     context = ssl.create_default_context(cafile=certificate)
     assert httpx.get(f"{server.base_url}/models", headers=server.headers, verify=context).status_code == 200
     assert server.stop() == 0
+
+
+def test_a_data_folder_that_cannot_be_one_is_told_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        ended = serve("--data-dir", str(path), "--port", "0")
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(f"error[file-unwritable]: {path} cannot be the data folder: ")
+        assert "hint: name a folder that you may write to with --data-dir" in ended.stderr
+
+
+def test_a_server_for_all_addresses_names_one_that_others_can_use(start_server: Start, tmp_path: Path) -> None:
+    server = start_server("--host", "0.0.0.0", "--workers", "0", data_dir=tmp_path / "data")  # noqa: S104
+    assert "//0.0.0.0:" not in server.base_url
+    assert httpx.get(f"{server.base_url}/models", headers=server.headers).status_code == 200
+
+
+def test_a_job_is_told_and_survives_ctrl_c_twice(start_server: Start, tmp_path: Path) -> None:
+    first = start_server(data_dir=tmp_path / "data")
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]
+    rows = (json.dumps({"messages": turns}) + "\n").encode() * 12
+    with OpenAI(base_url=first.base_url, api_key=first.key, max_retries=0) as client:
+        file = client.files.create(file=("a.jsonl", rows), purpose="fine-tune")
+        hyperparameters = {"n_epochs": 50, "batch_size": 1}
+        job = client.fine_tuning.jobs.create(training_file=file.id, model="tiny", hyperparameters=hyperparameters)
+        wait_for(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "running", 60)
+
+    def said() -> str:
+        return first.log_file.read_text("utf-8")
+
+    wait_for(lambda: '"status": "running"' in said())
+    assert f'{{"event": "job", "job": "{job.id}", "status": "created", "model": "tiny"' in said()
+    first.process.send_signal(signal.SIGINT)
+    wait_for(lambda: "stopping: 1 job(s) that run save a checkpoint first" in said(), 2)
+    first.process.send_signal(signal.SIGINT)
+    wait_for(lambda: "stopping at once" in said(), 2)
+    assert first.process.wait(10) is not None
+    assert "Traceback" not in said()
+    second = start_server("--workers", "0", data_dir=first.data_dir)
+    assert "1 job(s) of before have not ended" in second.log_file.read_text("utf-8")
+    with OpenAI(base_url=second.base_url, api_key=first.key, max_retries=0) as client:
+        assert client.fine_tuning.jobs.retrieve(job.id).status in ("queued", "running")
+        waiting = client.fine_tuning.jobs.create(training_file=file.id, model="tiny")
+        assert "has no workers" in client.fine_tuning.jobs.list_events(waiting.id).data[0].message

@@ -32,6 +32,7 @@ Address = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 ProjectName = Annotated[str | None, typer.Option("--project", help="By id, name or ORGANISATION/NAME.")]
 Quota = Annotated[str | None, typer.Option(help=f"A number, or `{NO_LIMIT}`.", show_default=False)]
+IsNew = Annotated[bool, typer.Option("--new", help="Make the data folder, before a server first does.")]
 DATA_DIR = Path("kivnun-data")
 
 
@@ -43,6 +44,7 @@ def create(
         list[str] | None, typer.Option(help="What it may do; repeatable. `all` if not given; `files:read` only reads.")
     ] = None,
     days: Annotated[int | None, typer.Option(help="It expires then; never if not given.", min=1, max=36_500)] = None,
+    is_new: IsNew = False,
     data_dir: DataDir = DATA_DIR,
     database: Address = None,
     as_json: AsJson = False,
@@ -55,7 +57,7 @@ def create(
     from kivnun.database.projects import DEFAULT_PROJECT, find_project
 
     expires_at = None if days is None else int(time.time()) + days * SECONDS_PER_DAY
-    with _open(data_dir, database, may_make=True) as opened, opened.writing() as session:
+    with _open(data_dir, database, may_make=is_new) as opened, opened.writing() as session:
         owner = find_project(session, project or DEFAULT_PROJECT)
         key, secret = create_key(
             session, name, project_id=owner.id, scopes=tuple(scope or ("all",)), expires_at=expires_at
@@ -73,16 +75,17 @@ def list_all(
     project: ProjectName = None, data_dir: DataDir = DATA_DIR, database: Address = None, as_json: AsJson = False
 ) -> None:
     """List the keys, revoked ones too, the newest first."""
-    from kivnun.cli.keys_table import describe_key, print_keys
+    from kivnun.cli.keys_table import describe_key, name_projects, print_keys
     from kivnun.database.keys import list_keys
     from kivnun.database.projects import find_project
 
     with _open(data_dir, database) as opened, opened.reading() as session:
         keys = list_keys(session, None if project is None else find_project(session, project).id)
+        names = name_projects(session)
     if as_json:
         sys.stdout.write(to_json([describe_key(key) for key in keys]))
     elif keys:
-        print_keys(keys)
+        print_keys(keys, names)
     else:
         tell("there are no keys; `kivnun keys create NAME` makes one")
 
@@ -95,14 +98,20 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """End a key for good; a running server refuses it within a second."""
-    from kivnun.cli.keys_table import describe_key
+    from kivnun.cli.keys_table import describe_key, say_time
     from kivnun.database.keys import revoke_key
+    from kivnun.database.tables import ApiKey
 
     with _open(data_dir, database) as opened, opened.writing() as session:
+        known = session.get(ApiKey, key_id)
+        before = None if known is None else known.revoked_at
         key = revoke_key(session, key_id)
-        _note(session, "kivnun keys revoke", key.id, key.project_id)
+        if before is None:
+            _note(session, "kivnun keys revoke", key.id, key.project_id)
     if as_json:
         sys.stdout.write(to_json(describe_key(key)))
+    elif before is not None:
+        tell(f"key {key.id} ({key.name}) was revoked already, at {say_time(before)} UTC")
     else:
         tell(f"revoked key {key.id} ({key.name})")
 
@@ -124,6 +133,7 @@ def projects(data_dir: DataDir = DATA_DIR, database: Address = None, as_json: As
 def add_project(
     name: Annotated[str, typer.Argument(help="Of the project.", show_default=False)],
     organization: Annotated[str, typer.Option(help="Whose; made if there is none of that name.")] = "personal",
+    is_new: IsNew = False,
     data_dir: DataDir = DATA_DIR,
     database: Address = None,
     as_json: AsJson = False,
@@ -132,7 +142,7 @@ def add_project(
     from kivnun.cli.keys_table import describe_projects
     from kivnun.database.projects import create_project
 
-    with _open(data_dir, database, may_make=True) as opened, opened.writing() as session:
+    with _open(data_dir, database, may_make=is_new) as opened, opened.writing() as session:
         project = create_project(session, name, organization=organization)
         _note(session, "kivnun keys add-project", project.id, project.id)
         (described,) = describe_projects(session, project.id)
@@ -189,17 +199,18 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """List who changed what, the newest first."""
-    from kivnun.cli.keys_table import describe_change, print_changes
+    from kivnun.cli.keys_table import describe_change, name_projects, print_changes
     from kivnun.database.audit import list_changes
     from kivnun.database.projects import find_project
 
     with _open(data_dir, database) as opened, opened.reading() as session:
         project_id = None if project is None else find_project(session, project).id
         entries = list_changes(session, limit=limit, project_id=project_id, before=before)
+        names = name_projects(session)
     if as_json:
         sys.stdout.write(to_json([describe_change(entry) for entry in entries]))
     elif entries:
-        print_changes(entries)
+        print_changes(entries, names)
     else:
         tell("nothing was changed yet")
 
@@ -221,6 +232,8 @@ def _open(data_dir: Path, address: str | None, *, may_make: bool = False) -> Gen
             DataFolder(data_dir).make()
         elif not (data_dir / SQLITE_NAME).is_file():
             hint = "name the server's folder with --data-dir, or its database with --database"
+            # A name with a slip in it would be made as readily as the right one.
+            hint += "; `kivnun keys create NAME --new` makes a folder before a server does"
             raise UserError("database-failed", f"there is no database in {data_dir}", hint=hint)
     with closing(open_database(address or sqlite_url(data_dir))) as opened:
         ensure_defaults(opened)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from rich.measure import Measurement
 from rich.table import Table
 
 from kivnun.cli.output import open_console
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 Described = Mapping[str, object]
+_MOST_COLUMNS, _FREE_COLUMNS = 2000, 40
 
 
 def describe_key(key: ApiKey) -> dict[str, object]:
@@ -48,16 +50,30 @@ def say_state(key: ApiKey, now: float) -> str:
     return "expired" if key.expires_at is not None and key.expires_at <= now else "active"
 
 
-def print_keys(keys: Sequence[ApiKey]) -> None:
-    """One line for each."""
+def name_projects(session: "Session") -> dict[str, str]:
+    """The projects' names by their ids.
+
+    Args:
+        session: To read with.
+    """
+    return {project.id: project.name for project, _ in list_projects(session)}
+
+
+def print_keys(keys: Sequence[ApiKey], projects: Mapping[str, str]) -> None:
+    """One line for each.
+
+    Args:
+        keys: With or without a project that is there.
+        projects: Names by id.
+    """
     now = time.time()
     table = _make_table("id", "name", "key", "project", "scopes", "state", "made", "expires", "last used")
     for key in keys:
         times = (key.created_at, key.expires_at, key.last_used_at)
-        scopes = " ".join(key.scopes)
-        row = (key.id, key.name, key.shown, key.project_id, scopes, say_state(key, now), *map(say_time, times))
+        scopes, project = " ".join(key.scopes), projects.get(key.project_id, key.project_id)
+        row = (key.id, key.name, key.shown, project, scopes, say_state(key, now), *map(_say_day, times))
         table.add_row(*(make_visible(cell) for cell in row))
-    open_console().print(table)
+    _print(table)
 
 
 def describe_projects(session: "Session", project_id: str | None = None) -> list[dict[str, object]]:
@@ -92,7 +108,7 @@ def print_projects(projects: Sequence[Described]) -> None:
         rates = (_say_limit(project[f"max_{kind}_per_minute"]) for kind in ("requests", "tokens"))
         row = (project["organization"], project["name"], project["id"], keeps, jobs, *rates)
         table.add_row(*(make_visible(str(cell)) for cell in row))
-    open_console().print(table)
+    _print(table)
 
 
 def describe_change(entry: AuditEntry) -> dict[str, object]:
@@ -101,14 +117,19 @@ def describe_change(entry: AuditEntry) -> dict[str, object]:
     return {name: getattr(entry, name) for name in names}
 
 
-def print_changes(entries: Sequence[AuditEntry]) -> None:
-    """One line for each."""
-    table = _make_table("number", "when", "what", "subject", "status", "who", "from", "request")
+def print_changes(entries: Sequence[AuditEntry], projects: Mapping[str, str]) -> None:
+    """One line for each.
+
+    Args:
+        entries: The newest first.
+        projects: Names by id.
+    """
+    table = _make_table("number", "when", "what", "subject", "status", "key", "project", "from", "request")
     for entry in entries:
-        who = entry.key_id or entry.project_id or ""
-        cells = (say_time(entry.at), entry.action, entry.subject, str(entry.status), who, entry.address)
+        who = (entry.key_id or "-", projects.get(entry.project_id or "", entry.project_id or "-"))
+        cells = (say_time(entry.at), entry.action, entry.subject, str(entry.status), *who, entry.address)
         table.add_row(str(entry.number), *(make_visible(cell) for cell in (*cells, entry.request_id)))
-    open_console().print(table)
+    _print(table)
 
 
 def say_time(seconds: int | None) -> str:
@@ -116,11 +137,25 @@ def say_time(seconds: int | None) -> str:
     return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _say_day(seconds: int | None) -> str:
+    """A moment to the minute."""
+    return say_time(seconds)[:16]
+
+
+def _print(table: Table) -> None:
+    """Print a table in lines as long as it needs: ids are copied from it, and half an id is none."""
+    console = open_console()
+    needed = Measurement.get(console, console.options.update(max_width=_MOST_COLUMNS), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
 def _make_table(*names: str) -> Table:
     table = Table()
     for name in names:
-        # Ids are copied from here, so that they may not be cut.
-        table.add_column(name, overflow="fold", no_wrap=name in ("id", "key", "number"))
+        # Only what people wrote themselves, of any length, may go on in the next line.
+        is_free = name in ("name", "scopes", "organisation")
+        table.add_column(name, overflow="fold", no_wrap=not is_free, max_width=_FREE_COLUMNS if is_free else None)
     return table
 
 

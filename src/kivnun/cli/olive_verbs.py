@@ -1,4 +1,4 @@
-"""Olive's verbs that Kivnun does not have, each with Kivnun's words for what it does."""
+"""Verbs of Olive, AutoTrain and TRL that Kivnun does not have, each with Kivnun's words for what it does."""
 
 from collections.abc import Callable, Mapping
 
@@ -41,10 +41,22 @@ ABSENT: Mapping[str, tuple[str, str]] = {
 """Verbs of Olive's that Kivnun has no use for: what they do there, and Kivnun's words for it."""
 
 
+OTHERS: Mapping[str, str] = {
+    "autotrain": "`kivnun run RECIPE`; the error says what a recipe has for each flag of AutoTrain",
+    "trl": "`kivnun run RECIPE`; the error says what a recipe has for each argument of TRL",
+    "sft": "as `trl sft`: `training.objective: supervised`, which a recipe has if it says nothing",
+    "dpo": "as `trl dpo`: `training.objective: dpo`",
+    "kto": "as `trl kto`: `training.objective: kto`",
+}
+"""Verbs of other programs, each with Kivnun's words for it."""
+
+
 def register_absent(app: typer.Typer) -> None:
-    """Let every verb of Olive's that is not here say what is."""
+    """Let every verb of Olive, AutoTrain and TRL that is not here say what is."""
     for verb in ABSENT:
         app.command(verb, hidden=True, add_help_option=False, context_settings=FREE_WORDS)(_absent(verb))
+    for verb in OTHERS:
+        app.command(verb, hidden=True, add_help_option=False, context_settings=FREE_WORDS)(_other(verb))
 
 
 def _absent(verb: str) -> Callable[[typer.Context], None]:
@@ -54,5 +66,14 @@ def _absent(verb: str) -> Callable[[typer.Context], None]:
         does, instead = ABSENT[verb]
         problem = f"`{verb}` is a command of Olive's that Kivnun does not have: it {does}"
         raise UserError("olive-invalid", problem, hint=instead)
+
+    return refuse
+
+
+def _other(verb: str) -> Callable[[typer.Context], None]:
+    def refuse(context: typer.Context) -> None:
+        from kivnun.olive.other_tools import command_error
+
+        raise command_error(verb, context.args)
 
     return refuse

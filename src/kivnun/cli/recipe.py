@@ -45,12 +45,19 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe and show every value with where it comes from."""
+    from kivnun.olive.files import read_olive_file
     from kivnun.recipe.dump import dump_value, plain_values
     from kivnun.recipe.fields import walk_fields
     from kivnun.recipe.load import load_recipe, require_data_files
 
+    # What it says of files of other programs is worth more than that they are no recipes.
+    _ = read_olive_file(path)
     loaded = load_recipe(path, overrides or [])
     require_data_files(loaded)
+    if loaded.recipe.training.objective.kind == "custom":
+        from kivnun.training.objectives.custom import load_custom
+
+        load_custom(loaded.recipe.training.objective)
     if as_json:
         _print_json({"recipe": plain_values(loaded.recipe), "provenance": dict(loaded.provenance)})
     else:

@@ -1,5 +1,6 @@
 """`kivnun serve`: OpenAI's fine-tuning API on this machine."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +68,12 @@ def serve(
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; goes with --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file; goes with --tls-certificate.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON when it answers, and nothing else, on stdout.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one line of JSON when it answers, and nothing else, on stdout; on stderr, what happens to jobs "
+            "is JSON too.",
+        ),
     ] = False,
 ) -> None:
     """Serve files, fine-tuning jobs, models and chat to OpenAI's libraries, until Ctrl-C."""
@@ -79,7 +85,7 @@ def serve(
         )
     models = _read_models(model or [])
     from kivnun.cli.output import tell
-    from kivnun.server.start import ServeSettings
+    from kivnun.server.start import ServeSettings, Telling
     from kivnun.server.start import serve as serve_settings
 
     settings = ServeSettings(
@@ -103,7 +109,12 @@ def serve(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
     )
-    serve_settings(settings, log=tell, ready=lambda listening: _tell(listening, database, as_json=as_json))
+    telling = Telling(
+        log=tell,
+        ready=lambda listening: _tell(listening, database, as_json=as_json),
+        job=lambda news: tell(json.dumps(news.to_json()) if as_json else str(news)),
+    )
+    serve_settings(settings, telling)
 
 
 def _read_models(words: list[str]) -> dict[str, str]:
@@ -121,7 +132,6 @@ def _read_models(words: list[str]) -> dict[str, str]:
 
 def _tell(listening: "Listening", database: str | None, *, as_json: bool) -> None:
     if as_json:
-        import json
         from dataclasses import asdict
 
         line: dict[str, Any] = {"event": "ready", **asdict(listening)}
@@ -142,10 +152,21 @@ def _say_memory(listening: "Listening") -> str:
     )
 
 
+def _say_open(num_others: int) -> str:
+    """What anybody may do who has no key."""
+    if not num_others:
+        return "--no-auth: every program of this machine may use and delete all of it"
+    return (
+        "--no-auth: every program of this machine may use and delete what the project `default` has; "
+        f"the {num_others} other project(s) are still reached with their keys alone"
+    )
+
+
 def describe(listening: "Listening", *, has_own_database: bool) -> list[str]:
     """What a person needs to know to use it, and what to worry about."""
     from kivnun.server.binding import is_loopback
 
+    place = f"--data-dir {listening.data_dir}" + (" --database ..." if has_own_database else "")
     host = listening.url.split("://")[1].rsplit(":", 1)[0].strip("[]")
     lines = [
         f"serving {', '.join(listening.models)} at {listening.url} (data in {listening.data_dir}, "
@@ -160,7 +181,7 @@ def describe(listening: "Listening", *, has_own_database: bool) -> list[str]:
         lines += [
             "  export OPENAI_API_KEY=none",
             "",
-            "--no-auth: every program of this machine may use and delete all of it",
+            _say_open(listening.num_projects - 1),
         ]
     elif listening.has_keys:
         lines += ["  export OPENAI_API_KEY=...   a key that `kivnun keys create` showed"]
@@ -169,8 +190,13 @@ def describe(listening: "Listening", *, has_own_database: bool) -> list[str]:
             "  export OPENAI_API_KEY=...",
             "",
             "there is no key yet, so that every request is refused; this makes one:",
-            f"  kivnun keys create first --data-dir {listening.data_dir}"
-            + (" --database ..." if has_own_database else ""),
+            f"  kivnun keys create first {place}",
+        ]
+    if not listening.num_workers:
+        lines += [
+            "",
+            "--workers 0: jobs wait until a worker takes them; this starts one:",
+            f"  python -m kivnun.jobs {place}",
         ]
     if not is_loopback(host) and listening.url.startswith("http:"):
         lines += [

@@ -24,7 +24,8 @@ from kivnun.jobs.hyperparameters import MethodName
 from kivnun.jobs.job_error import INVALID_FORMAT, JobError, from_user_error, invalid_n_examples
 from kivnun.jobs.job_files import MendedLine, mend_lines, place_file
 from kivnun.jobs.validation_notes import ACCEPTED, HOSTED_MINIMUM, JobNote, say_accepted, say_mended, say_raw, say_rows
-from kivnun.models.load import load_tokenizer, model_config_value
+from kivnun.models.context import folder_context
+from kivnun.models.load import load_tokenizer
 from kivnun.models.resolve import resolve_model
 
 __all__ = ["FilesOfJob", "JobNote", "Validated", "validate_files"]
@@ -101,7 +102,7 @@ def validate_files(files: FilesOfJob) -> Validated | JobError:
 def _validate_copies(files: FilesOfJob) -> Validated | JobError:
     folder = resolve_model(make_base(files.base_model, files.folder)).folder
     encoder = Encoder(load_tokenizer(folder))
-    context = model_config_value(folder, "max_position_embeddings")
+    context = folder_context(folder)
     limits = TokenLimits(min(context, MOST_TOKENS) if isinstance(context, int) else MOST_TOKENS)
     mended: Mended = {}
     checked = check_files(files, encoder, limits)
@@ -149,9 +150,7 @@ def _find_problem(checked: CheckedFiles, files: FilesOfJob, mended: Mended, *, i
     return None
 
 
-def _find_bad_rows(
-    checked: CheckedFiles, files: FilesOfJob, split: Split, added: Mapping[int, str]
-) -> JobError | None:
+def _find_bad_rows(checked: CheckedFiles, files: FilesOfJob, split: Split, added: Mapping[int, str]) -> JobError | None:
     errors = [finding for finding in checked.findings(split, "error") if finding.code not in _JUDGED_APART]
     if not errors:
         return None
@@ -163,7 +162,8 @@ def _find_bad_rows(
     said = [f"{_place(each)}: {each.message.removeprefix(own)}{_say_added(each, added)}" for each in errors]
     problems = tuple(f"{what} ({each.code})" for what, each in zip(said[:SHOWN_PROBLEMS], errors, strict=False))
     more = f" (and {count - 1:,} more problem(s))" if count > 1 else ""
-    hint = advise(errors[0], files.copy_of(split))
+    is_mended = errors[0].line in added
+    hint = "upload the file with the whole line" if is_mended else advise(errors[0], files.copy_of(split))
     words = f"The job failed due to an invalid {PARAMS[split].replace('_', ' ')}. Invalid file format."
     message = f"{words} {_begin(said[0])}{more}. {_begin(hint)}."
     return JobError(INVALID_FORMAT, message, PARAMS[split], problems)

@@ -66,8 +66,11 @@ def say_accepted(checked: CheckedFiles) -> Iterator[JobNote]:
     """What Kivnun would refuse and the hosted service takes."""
     for found in checked.report.found:
         if found.code in ACCEPTED:
-            first = next((f", the first in line {each.line}" for each in found.examples if each.line), "")
-            words = f"{found.summary.rstrip('.')}: {found.count:,} time(s){first}. Accepted, as a hosted service does"
+            line = next((f"line {each.line}" for each in found.examples if each.line), "")
+            often = f"{found.count:,} times" if found.count > 1 else ""
+            place = f"the first in {line}" if often and line else line
+            told = ", ".join(filter(None, (often, place)))
+            words = f"{found.summary.rstrip('.')}{f' ({told})' if told else ''}. Accepted, as a hosted service does"
             yield JobNote("warn", words, {"code": found.code, "count": found.count})
 
 

@@ -60,6 +60,10 @@ _VALIDATING: Final = (
 )
 """Training arguments that have no effect without validation rows."""
 _DTYPES: Final = {"bfloat16": "bf16", "float32": "fp32"}
+_SCORED: Final = (
+    "; for scores of labels, write `evaluation: {task: classification, label: COLUMN}` and test rows (`data.split`) "
+    "into the recipe"
+)
 _SPLIT: Final = re.compile(r"([\w.-]+)(?:\[(\d+%?)?:(\d+%?)?\])?")
 
 
@@ -84,7 +88,11 @@ def translate_finetune(given: Given) -> Translation:
     _add_method(draft, given)
     _add_training(draft, given)
     if "task_name" in given.values:
-        draft.add("--task_name", given.values["task_name"], Meaning("renamed", {"name": given.values["task_name"]}))
+        task = given.values["task_name"]
+        scored = _SCORED if "classif" in str(task).lower() else ""
+        draft.add(
+            "--task_name", task, Meaning("renamed", {"name": task}, f"names the run, and chooses no task{scored}")
+        )
     draft.output_dir = given.text("output_path") or DEFAULT_OUTPUT
     if "output_path" in given.values:
         draft.add("--output_path", draft.output_dir, Meaning("used", note="adapter/, model/ and run/ stand in it"))

@@ -8,6 +8,7 @@ from typing import cast
 from kivnun.errors import UserError
 from kivnun.olive.export_keys import EXPORT_PASSES, REFUSED_PASSES
 from kivnun.olive.method_keys import METHODS, REFUSED_METHODS
+from kivnun.olive.other_tools import refuse_file
 from kivnun.recipe.document import MalformedDocumentError, Value, read_document
 
 OLIVE_GROUPS = (
@@ -57,7 +58,8 @@ def read_olive_file(path: Path) -> OliveFile | None:
     """Read a file, if it is an Olive file; a recipe, or what cannot be read as either, is None.
 
     Raises:
-        UserError: `olive-invalid` for an Olive file with keys that stand twice or are no text.
+        UserError: `olive-invalid` for an Olive file with keys that stand twice or are no text; `other-tool` for a file
+            of AutoTrain or TRL.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -70,6 +72,8 @@ def read_olive_file(path: Path) -> OliveFile | None:
         except MalformedDocumentError:
             continue
         break
+    if document is not None:
+        refuse_file(str(path), document)
     if document is None or not is_olive(document.value):
         return None
     if document.problems:

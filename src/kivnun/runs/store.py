@@ -87,12 +87,12 @@ def default_run_dir(recipe_path: Path) -> Path:
 
 
 def find_run(text: str) -> Path:
-    """The folder of an existing run, given as `runs/tone` or `tone`.
+    """The folder of an existing run, given as `runs/tone` or `tone`, or as the folder of a server's job that it is in.
 
     Raises:
         UserError: `run-missing`, with the runs that exist.
     """
-    for folder in (Path(text), RUNS_FOLDER / text):
+    for folder in (Path(text), RUNS_FOLDER / text, Path(text) / "run"):
         if text and is_run(folder):
             return folder
     names = sorted(folder.name for folder in RUNS_FOLDER.glob("*") if is_run(folder))

@@ -16,9 +16,11 @@ from kivnun.server.chat import completions
 from kivnun.server.chat import routes as chat
 from kivnun.server.embeddings import routes as embeddings
 from kivnun.server.errors import ApiError, add_error_replies
+from kivnun.server.field_names import say_unknown
 from kivnun.server.files import routes as files
 from kivnun.server.files import uploads
 from kivnun.server.middleware import RequestFrame
+from kivnun.server.route_names import name_routes
 from kivnun.server.service import Service
 from kivnun.server.sweep import sweep
 from kivnun.server.tuning import events, permissions
@@ -70,7 +72,7 @@ def refuse_unknown_query(request: Request) -> None:
         # Objects are written `metadata[key]=value`; the route that takes them reads the keys.
         if name.partition("[")[0] not in known and name not in known:
             told = name[:100]
-            raise ApiError(400, f"Unrecognized request argument supplied: {told}", param=told, code="unknown_parameter")
+            raise ApiError(400, say_unknown(told, told, known), param=told, code="unknown_parameter")
 
 
 def _query_names(dependant: Dependant) -> set[str]:
@@ -110,11 +112,15 @@ def create_app(service: Service) -> FastAPI:
     for prefix in vertex.PREFIXES:
         app.include_router(vertex_elsewhere.router, prefix=prefix)
     add_error_replies(app)
-    app.add_middleware(AuditRequests, database=service.database)
+    placed = [("/v1", router) for router in ROUTERS]
+    placed += [(prefix, router) for router in VERTEX_ROUTERS for prefix in vertex.PREFIXES]
     app.add_middleware(
         RequestFrame,
         counters=service.counters,
         local_only=not service.settings.require_keys,
         max_upload_bytes=service.settings.max_file_bytes + MULTIPART_EXTRA_BYTES,
+        routes=name_routes([*placed, ("", storage.router)]),
     )
+    # Around the frame: it writes down what the frame refuses too.
+    app.add_middleware(AuditRequests, database=service.database)
     return app

@@ -1,12 +1,18 @@
 """A layer around the app: what changed is written down before the client hears of it; limits and stand-ins are told.
 
 Pure ASGI, so that nothing is held back: bodies and streams pass through as they come. The app adds it with
-`app.add_middleware(AuditRequests, database=service.database)`; what frames it puts the request's name into
-`scope["state"]["request_id"]`. Routes find their subject by their path; a route that
-makes something names it with `note_subject(request, file.id)`.
+`app.add_middleware(AuditRequests, database=service.database)`; what it is around puts the request's name into
+`scope["state"]["request_id"]`, and into `refused_route` which route a refused one never came to. Routes find their
+subject by their path; a route that makes something names it with `note_subject(request, file.id)`.
+
+A key that was refused belongs to no project. Whoever tries many must not fill the disk: an address has one line a
+minute, all together have ten, and the next line counts what was left out.
 """
 
 import logging
+import re
+import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,14 +24,50 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kivnun.database.audit import Change, record
+from kivnun.database.keys import SECRET_PREFIX, mask_secret
 from kivnun.database.open import Database
-from kivnun.server.callers import Caller
+from kivnun.server.callers import Caller, read_secret
+from kivnun.server.route_names import NamedRoute
 
 CLIENT_LEFT = 499
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 # They compute an answer and leave nothing behind.
 ASKING = ("/chat/completions", "/completions", "/embeddings", ":generateContent", ":streamGenerateContent")
+REFUSED = 401
+REFUSED_LINES_PER_MINUTE = 10
 _LOG = logging.getLogger(__name__)
+
+
+class RefusedKeys:
+    """Which refusals of a key are written down; the others are counted.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._minute = 0
+        self._addresses: set[str] = set()
+        self._left_out = 0
+        self._lock = threading.Lock()
+
+    def take(self, address: str) -> int | None:
+        """How many were left out since the line before; None where this one is left out too.
+
+        Args:
+            address: Where the request came from.
+        """
+        with self._lock:
+            minute = int(self._clock() // 60)
+            if minute != self._minute:
+                self._minute, self._addresses = minute, set()
+            if address in self._addresses or len(self._addresses) >= REFUSED_LINES_PER_MINUTE:
+                self._left_out += 1
+                return None
+            self._addresses.add(address)
+            left_out, self._left_out = self._left_out, 0
+            return left_out
 
 
 class AuditRequests:
@@ -34,11 +76,13 @@ class AuditRequests:
     Args:
         app: What answers.
         database: Where the audit log is.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, app: ASGIApp, *, database: Database) -> None:
+    def __init__(self, app: ASGIApp, *, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._database = database
+        self._refused_keys = RefusedKeys(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -64,12 +108,22 @@ class AuditRequests:
             if not begun:
                 await self._write_down(scope, state, CLIENT_LEFT if isinstance(error, ClientDisconnect) else 500)
             raise
+        if not begun:
+            await self._write_down(scope, state, CLIENT_LEFT)
 
     async def _write_down(self, scope: Scope, state: Mapping[str, Any], status: int) -> None:
         caller: Caller | None = state.get("caller")
-        if caller is None or scope["method"] in READING or scope["path"].endswith(ASKING):
+        if scope["method"] in READING:
             return
-        change = _make_change(scope, state, status, caller)
+        if caller is None:
+            left_out = self._refused_keys.take(_address(scope)) if status == REFUSED else None
+            if left_out is None:
+                return
+            change = _make_refusal(scope, state, left_out)
+        elif scope["path"].endswith(ASKING):
+            return
+        else:
+            change = _make_change(scope, state, status, caller)
         try:
             await run_in_threadpool(self._record, change)
         except SQLAlchemyError:
@@ -94,16 +148,44 @@ def note_subject(request: Request, *ids: str) -> None:
 def _make_change(scope: Scope, state: Mapping[str, Any], status: int, caller: Caller) -> Change:
     parameters: Mapping[str, object] = scope.get("path_params") or {}
     named = " ".join(str(value) for value in parameters.values())
-    client = scope.get("client")
     return Change(
         action=f"{scope['method']} {_name_route(scope['path'], parameters)}",
         subject=str(state.get("audit_subject") or named),
         status=status,
-        address=client[0] if client else "",
+        address=_address(scope),
         request_id=str(state.get("request_id", "")),
         project_id=caller.project_id,
         key_id=caller.key_id,
     )
+
+
+def _make_refusal(scope: Scope, state: Mapping[str, Any], left_out: int) -> Change:
+    """The key is told as `kivnun keys list` shows it, if it looks like one of ours; one of another service never is."""
+    secret = read_secret(Request(scope))
+    is_ours = secret is not None and secret.startswith(SECRET_PREFIX)
+    subject = "no key" if not secret else mask_secret(secret) if is_ours else "a key that is not of this server"
+    if left_out:
+        subject += f"; {left_out} more refused since the line before"
+    return Change(
+        action=f"{scope['method']} {_refused_address(scope, state)}",
+        subject=subject,
+        status=REFUSED,
+        address=_address(scope),
+        request_id=str(state.get("request_id", "")),
+    )
+
+
+def _refused_address(scope: Scope, state: Mapping[str, Any]) -> str:
+    """What a refused request was for, without anything that only its client knows."""
+    refused: NamedRoute | None = state.get("refused_route")
+    if refused is not None:
+        return re.sub(r"\{[^}]*\}", "*", refused.address)
+    return "an unknown address" if scope.get("route") is None else _name_route(scope["path"], scope["path_params"])
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _name_route(path: str, parameters: Mapping[str, object]) -> str:

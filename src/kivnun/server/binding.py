@@ -7,7 +7,6 @@ import socket
 import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
@@ -66,6 +65,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def own_address() -> str:
+    """What others reach this machine by: the address that it has in its network, or its name; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            # The router is not asked either: the system only looks up which of its addresses it would send from.
+            asking.connect(("192.0.2.1", 9))
+            found: str = asking.getsockname()[0]
+        except OSError:
+            return socket.gethostname()
+    return socket.gethostname() if is_loopback(found) or found == "0.0.0.0" else found  # noqa: S104 - none at all
 
 
 @contextmanager

@@ -11,9 +11,12 @@ Nothing that a client sends becomes a path: only ids do, which this server made;
 first, and checked here once more.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from kivnun.errors import UserError
 
 PREFIXES = {"files": "file-", "uploads": "upload_", "parts": "part_", "jobs": "ftjob-", "batches": "batch_"}
 _ID = re.compile(r"[a-zA-Z0-9]{8,64}", re.ASCII)
@@ -41,10 +44,25 @@ class DataFolder:
     root: Path
 
     def make(self) -> None:
-        """Create what is not there yet; only the owner may read it."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.files, self.uploads, self.jobs, self.batches, self.logs):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        """Create what is not there yet; only the owner may read it.
+
+        Raises:
+            UserError: `file-unwritable` where it cannot be made or written to.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.files, self.uploads, self.jobs, self.batches, self.logs):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            is_free = os.access(self.root, os.R_OK | os.W_OK | os.X_OK)
+        except OSError as error:
+            why = "it is no folder" if self.root.exists() and not self.root.is_dir() else (error.strerror or str(error))
+            raise self._unwritable(why) from error
+        if not is_free:
+            raise self._unwritable("this user may not write there")
+
+    def _unwritable(self, why: str) -> UserError:
+        problem = f"{self.root} cannot be the data folder: {why}"
+        return UserError("file-unwritable", problem, hint="name a folder that you may write to with --data-dir")
 
     @property
     def files(self) -> Path:

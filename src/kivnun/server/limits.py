@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SECONDS = 60.0
 KINDS = ("requests", "tokens")
+# Nobody knows when a job ends; looking once a minute costs nothing.
+JOB_SECONDS = 60
 
 
 @dataclass
@@ -152,7 +154,16 @@ def require_storage(session: Session, caller: "Caller", num_bytes: int) -> None:
             f"The project may keep {project.max_storage_bytes} bytes, keeps {used}, and {num_bytes} more "
             "would not fit. Delete files, or let whoever runs this server raise the quota."
         )
-        raise ApiError(403, message, type="insufficient_quota", param="file", code="storage_quota_exceeded")
+        raise no_room(message)
+
+
+def no_room(message: str) -> ApiError:
+    """What is answered for bytes that a project has no room for.
+
+    Args:
+        message: What it may keep.
+    """
+    return ApiError(403, message, type="insufficient_quota", param="file", code="storage_quota_exceeded")
 
 
 def require_job_room(session: Session, caller: "Caller") -> None:
@@ -174,7 +185,8 @@ def require_job_room(session: Session, caller: "Caller") -> None:
             "This fine-tune request has been rate-limited. Your project has reached the maximum of "
             f"{project.max_unfinished_jobs} active requests ({unfinished} unfinished)."
         )
-        raise ApiError(429, message, code="rate_limit_exceeded", headers={"x-should-retry": "false"})
+        headers = {"x-should-retry": "false", "retry-after": str(JOB_SECONDS)}
+        raise ApiError(429, message, code="rate_limit_exceeded", headers=headers)
 
 
 def say_seconds(seconds: float) -> str:

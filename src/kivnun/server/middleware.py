@@ -4,7 +4,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from kivnun.server.bodies import MAX_JSON_BYTES, check_json
 from kivnun.server.callers import find_caller
 from kivnun.server.counters import Counters
 from kivnun.server.errors import ApiError, hidden_folders, log_failure, to_api_error
+from kivnun.server.route_names import NamedRoute, find_route
 from kivnun.server.vertex.errors import reply_to
 
 API_VERSION = "2020-10-01"
@@ -40,6 +41,7 @@ class RequestFrame:
         local_only: bool,
         max_upload_bytes: int,
         body_idle_seconds: float = BODY_IDLE_SECONDS,
+        routes: Sequence[NamedRoute] = (),
     ) -> None:
         """Args as they are given to the application.
 
@@ -50,12 +52,14 @@ class RequestFrame:
                 not, so that requests which such a page could send are refused.
             max_upload_bytes: Most bytes of a body that is streamed to the disk.
             body_idle_seconds: For how long a body may stop; the whole of it may take as long as it takes.
+            routes: What the application answers, to name what is refused before it gets there.
         """
         self._app = app
         self._counters = counters
         self._local_only = local_only
         self._max_upload_bytes = max_upload_bytes
         self._body_idle_seconds = body_idle_seconds
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -71,7 +75,9 @@ class RequestFrame:
         except ClientDisconnect:
             pass
         finally:
-            route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+            refused: NamedRoute | None = scope["state"].get("refused_route")
+            unrouted = UNKNOWN_ROUTE if refused is None else refused.name
+            route = getattr(scope.get("route"), "path", unrouted)
             seconds = time.perf_counter() - answer.began
             self._counters.end_request(route, scope["method"], answer.status or CLIENT_LEFT, seconds)
 
@@ -90,6 +96,7 @@ class RequestFrame:
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing behind it may reach a client bare
             told = to_api_error(error, hidden_folders(scope))
+            scope["state"]["refused_route"] = find_route(self._routes, scope["method"], scope["path"])
             if told.status == 500:
                 log_failure(error, answer.request_id)
             if not answer.status:

@@ -5,6 +5,7 @@ removed before the first request; and when the end comes, workers are asked to s
 """
 
 import asyncio
+import ipaddress
 import json
 import logging
 import signal
@@ -15,20 +16,22 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
-from sqlalchemy import make_url, or_, select
+from sqlalchemy import func, make_url, or_, select
 
 from kivnun.database.open import Database, open_database, sqlite_url
 from kivnun.database.projects import ensure_defaults
-from kivnun.database.tables import ApiKey
+from kivnun.database.tables import ApiKey, Project
 from kivnun.runs.atomic import write_atomic
 from kivnun.server.app import create_app
-from kivnun.server.binding import BACKLOG, listen, lock_data, require_database, require_safe
+from kivnun.server.binding import BACKLOG, listen, lock_data, own_address, require_database, require_safe
 from kivnun.server.connections import Connection
 from kivnun.server.counters import Counters
 from kivnun.server.folders import DataFolder
+from kivnun.server.job_lines import JobNews, JobWatch, tell_jobs
 from kivnun.server.late_pool import LatePool
 from kivnun.server.limits import Limits
 from kivnun.server.model_names import BUNDLED, base_models, stand_in
@@ -64,6 +67,7 @@ class Listening:
         num_workers: Processes that run jobs.
         model_memory_bytes: Most memory for models; None for most of what is free.
         job_memory_bytes: Most memory for all jobs together; None for what the machine has.
+        num_projects: Projects that have files, jobs and models of their own.
     """
 
     url: str
@@ -76,31 +80,46 @@ class Listening:
     num_workers: int
     model_memory_bytes: int | None = None
     job_memory_bytes: int | None = None
+    num_projects: int = 1
 
 
-def serve(settings: ServeSettings, *, log: Log, ready: Callable[[Listening], None] = lambda _: None) -> None:
+@dataclass(frozen=True)
+class Telling:
+    """Who is told what a person who runs a server should know.
+
+    Attributes:
+        log: A line at a time.
+        ready: Called once, when the server answers.
+        job: What happens to jobs.
+    """
+
+    log: Log
+    ready: Callable[[Listening], None] = lambda _: None
+    job: Callable[[JobNews], None] = lambda _: None
+
+
+def serve(settings: ServeSettings, telling: Telling) -> None:
     """Serve until SIGINT or SIGTERM; answers that flow may end, jobs are saved.
 
     Args:
         settings: How.
-        log: Told what a person who runs it should know, a line at a time.
-        ready: Called once, when it answers.
+        telling: Who is told what happens.
 
     Raises:
-        UserError: `serve-unsafe`, `tls-invalid`, `model-missing`, `server-running`, `address-taken`, or what the
-            database raises.
+        UserError: `serve-unsafe`, `tls-invalid`, `model-missing`, `model-invalid`, `file-unwritable`,
+            `server-running`, `address-taken`, or what the database raises.
     """
     settings = _with_whole_paths(settings)
     require_safe(settings)
     require_models(settings)
     folder = DataFolder(settings.data_dir)
     folder.make()
-    with lock_data(folder), closing(listen(settings)) as listener, _open_service(settings, log) as service:
+    with lock_data(folder), closing(listen(settings)) as listener, _open_service(settings, telling.log) as service:
         require_database(folder, service.database)
         removed = remove_unacknowledged(service)
         if removed:
-            log(f"removed {removed} upload(s) that were not complete when the last server ended")
-        asyncio.run(_run(service, listener, log, ready))
+            telling.log(f"removed {removed} upload(s) that were not complete when the last server ended")
+        asyncio.run(_run(service, listener, telling))
 
 
 def _with_whole_paths(settings: ServeSettings) -> ServeSettings:
@@ -127,7 +146,8 @@ def _with_whole_paths(settings: ServeSettings) -> ServeSettings:
 @contextmanager
 def _open_service(settings: ServeSettings, log: Log) -> Generator[Service]:
     def tell_pool(event: str, facts: Mapping[str, object]) -> None:
-        log(f"models: {event} " + " ".join(f"{name}={value}" for name, value in facts.items()))
+        shown = {name: round(value, 3) if isinstance(value, float) else value for name, value in facts.items()}
+        log(f"models: {event} " + " ".join(f"{name}={value}" for name, value in shown.items() if value is not None))
 
     with closing(open_database(settings.database_url or sqlite_url(settings.data_dir))) as database:
         ensure_defaults(database)
@@ -151,10 +171,11 @@ def _make_pool(settings: ServeSettings, log: Callable[[str, Mapping[str, object]
     )
 
 
-async def _run(service: Service, listener: socket.socket, log: Log, ready: Callable[[Listening], None]) -> None:
+async def _run(service: Service, listener: socket.socket, telling: Telling) -> None:
     settings = service.settings
     folder = DataFolder(settings.data_dir)
-    workers = _make_workers(service, folder, log)
+    workers = _make_workers(service, folder, telling.log)
+    watch = JobWatch(service.database)
     app = create_app(service)
     app.state.workers = workers
     config = uvicorn.Config(
@@ -174,22 +195,63 @@ async def _run(service: Service, listener: socket.socket, log: Log, ready: Calla
     )
     # Warnings of uvicorn are about requests that are none; whoever sends many would fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+    def begin() -> None:
+        if watch.num_unfinished:
+            telling.log(f"{watch.num_unfinished} job(s) of before have not ended")
+        telling.ready(_describe(service, listener))
+
+    def stopping(is_again: bool) -> None:  # noqa: FBT001 - uvicorn's own question
+        telling.log(say_stop(watch, is_again=is_again))
+
     workers.start()
+    ended = asyncio.Event()
+    news = asyncio.create_task(tell_jobs(watch, telling.job, ended))
     try:
-        await _Server(config, workers, lambda: ready(_describe(service, listener))).serve([listener])
+        await _Server(config, workers, begin, stopping).serve([listener])
     finally:
         if service.vllm is not None:
             await service.vllm.close()
         await workers.stop()
+        ended.set()
+        await news
+
+
+def say_stop(watch: JobWatch, *, is_again: bool) -> str:
+    """What a person is told who asks a server to end.
+
+    Args:
+        watch: Knows the jobs that run.
+        is_again: Whether it was asked to before, and has not ended yet.
+    """
+    if is_again:
+        return "stopping at once: jobs go on from their last checkpoints when the server is started again"
+    num_running = watch.count_running()
+    if not num_running:
+        return "stopping: answers that flow may end; Ctrl-C again stops at once"
+    jobs = f"{num_running} job(s) that run save a checkpoint first, which may take half a minute"
+    again = "Ctrl-C again stops at once, and loses the steps since their last checkpoints"
+    return f"stopping: {jobs}, and go on when the server is started again; {again}"
 
 
 class _Server(uvicorn.Server):
     """Uvicorn, with our way to begin and end."""
 
-    def __init__(self, config: uvicorn.Config, workers: Workers, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, workers: Workers, ready: Callable[[], None], stopping: Callable[[bool], None]
+    ) -> None:
         super().__init__(config)
         self._workers = workers
         self._ready = ready
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        is_again = self.should_exit
+        if not is_again or sig == signal.SIGINT:
+            self._stopping(is_again)
+        if is_again and sig == signal.SIGINT:
+            self._workers.kill()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -206,6 +268,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._workers.ask_to_stop()
         await super().shutdown(sockets)
+        if self.force_exit:
+            # Left out by uvicorn in a hurry; what runs beside the requests would be cut off and printed as a fault.
+            await self.lifespan.shutdown()
 
 
 def _make_workers(service: Service, folder: DataFolder, log: Log) -> Workers:
@@ -231,11 +296,15 @@ def _without_password(database: Database) -> tuple[str, dict[str, str]]:
 def _describe(service: Service, listener: socket.socket) -> Listening:
     settings = service.settings
     host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        # A certificate is for a name; without one, an address needs nobody to know the name.
+        host = socket.getfqdn() if settings.tls_certificate is not None else own_address()
     shown = f"[{host}]" if ":" in host else host
     scheme = "http" if settings.tls_certificate is None else "https"
     with service.database.reading() as session:
         lasts = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > int(time.time()))
         has_keys = session.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None), lasts).limit(1)) is not None
+        num_projects = session.scalar(select(func.count()).select_from(Project)) or 1
     return Listening(
         url=f"{scheme}://{shown}:{port}/v1",
         port=port,
@@ -247,4 +316,5 @@ def _describe(service: Service, listener: socket.socket) -> Listening:
         num_workers=settings.num_workers,
         model_memory_bytes=settings.memory_of_models,
         job_memory_bytes=settings.memory_of_jobs,
+        num_projects=num_projects,
     )

@@ -71,16 +71,18 @@ class _Part:
 class FileWriter:
     """A file on its way to the disk: a temporary name, a hash, a size, and a buffer that saves system calls."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, refuse: Callable[[int], ApiError] = too_large) -> None:
         """Create the file.
 
         Args:
             folder: Where it lies.
             limit: Most bytes of it.
+            refuse: What is answered for more, by the limit.
         """
         self.path = folder / f".{secrets.token_hex(16)}{PARTIAL_SUFFIX}"
         self.num_bytes = 0
         self._limit = limit
+        self._refuse = refuse
         self._digest = hashlib.sha256()
         self._buffer = bytearray()
         self._file = self.path.open("xb", buffering=0)
@@ -92,11 +94,11 @@ class FileWriter:
             data: The next ones.
 
         Raises:
-            ApiError: 413.
+            ApiError: For more bytes than it may have.
         """
         self.num_bytes += len(data)
         if self.num_bytes > self._limit:
-            raise too_large(self._limit)
+            raise self._refuse(self._limit)
         self._buffer += data
 
     @property
@@ -215,7 +217,13 @@ class _FormReader:
 
 
 async def receive_form(
-    chunks: AsyncIterator[bytes], content_type: str, *, file_field: str, folder: Path, limit: int
+    chunks: AsyncIterator[bytes],
+    content_type: str,
+    *,
+    file_field: str,
+    folder: Path,
+    limit: int,
+    refuse: Callable[[int], ApiError] = too_large,
 ) -> Form:
     """Read a multipart body, writing its file as it comes.
 
@@ -225,11 +233,12 @@ async def receive_form(
         file_field: The name of the part that is the file.
         folder: Where the file is written, under a temporary name.
         limit: Most bytes of it.
+        refuse: What is answered for more, by the limit.
 
     Raises:
-        ApiError: 400 for what is no multipart body or lacks the file, 413 for a file that is too long.
+        ApiError: 400 for what is no multipart body or lacks the file, and as `refuse` says for a file that is too long.
     """
-    reader = _FormReader(_read_boundary(content_type), file_field, lambda: FileWriter(folder, limit))
+    reader = _FormReader(_read_boundary(content_type), file_field, lambda: FileWriter(folder, limit, refuse))
     try:
         async for chunk in chunks:
             reader.feed(chunk)

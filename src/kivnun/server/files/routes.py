@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from io import BufferedReader
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
@@ -22,11 +23,13 @@ from kivnun.runs.atomic import sync_folder
 from kivnun.server.audit_requests import note_subject
 from kivnun.server.callers import Caller, get_service, require
 from kivnun.server.errors import ApiError, invalid, not_found
+from kivnun.server.field_names import say_unknown
 from kivnun.server.files.multipart import Form, ReceivedFile, describe_form, receive_form
 from kivnun.server.files.use import find_use
 from kivnun.server.folders import PREFIXES, DataFolder
 from kivnun.server.idempotency import Creation, read_key
-from kivnun.server.limits import require_storage
+from kivnun.server.limits import no_room, require_storage
+from kivnun.server.middleware import too_large
 from kivnun.server.pages import Order, list_object, page
 from kivnun.server.service import Service
 
@@ -99,10 +102,17 @@ async def create_file(request: Request, caller: Writer, service: TheService) -> 
         file_field="file",
         folder=DataFolder(service.settings.data_dir).files,
         limit=limit if quota is None else min(limit, quota),
+        refuse=too_large if quota is None or limit <= quota else _too_large_for_project,
     )
     told = await run_in_threadpool(_create, service, caller, form, key)
     note_subject(request, told["id"])
     return told
+
+
+def _too_large_for_project(quota: int) -> ApiError:
+    """Told before all of it came: nothing that was deleted would make room for it."""
+    told = f"The project may keep {quota} bytes, and this file alone has more."
+    return no_room(f"{told} Let whoever runs this server raise the quota.")
 
 
 def _create(service: Service, caller: Caller, form: Form, key: str | None) -> dict[str, Any]:
@@ -200,8 +210,7 @@ def _read_fields(form: Form) -> tuple[str, int | None]:
     for name in form.fields:
         if name not in FIELDS:
             shown = name[:100]
-            message = f"Unrecognized request argument supplied: {shown}"
-            raise invalid(shown, message, code="unknown_parameter")
+            raise invalid(shown, say_unknown(shown, shown, FIELDS), code="unknown_parameter")
     purpose = form.fields.get("purpose")
     if purpose is None:
         raise invalid("purpose", "Missing required parameter: 'purpose'.", code="missing_required_parameter")
@@ -263,8 +272,14 @@ def read_file(file_id: str, caller: Reader, service: TheService) -> StreamingRes
         raise not_found("File object", file_id) from error
     suffix = file.filename[file.filename.rfind(".") :].lower()
     kind = CONTENT_TYPES.get(suffix, "application/octet-stream")
-    headers = {"content-length": str(file.num_bytes), "content-disposition": "attachment"}
+    headers = {"content-length": str(file.num_bytes), "content-disposition": _say_attachment(file.filename)}
     return StreamingResponse(_read(stream), media_type=kind, headers=headers)
+
+
+def _say_attachment(filename: str) -> str:
+    """A file's own name, to be saved under; what is not ASCII is encoded beside a plain name (RFC 6266, RFC 8187)."""
+    plain = "".join(sign if sign.isascii() and sign not in '"\\\x7f' else "_" for sign in filename)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 def _read(stream: BufferedReader) -> Iterator[bytes]:

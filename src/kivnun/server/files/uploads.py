@@ -23,6 +23,7 @@ from kivnun.server.audit_requests import note_subject
 from kivnun.server.bodies import RequestBody
 from kivnun.server.callers import Caller, get_service, require
 from kivnun.server.errors import ApiError, invalid, not_found
+from kivnun.server.field_names import say_unknown
 from kivnun.server.files.joining import join_parts
 from kivnun.server.files.multipart import ReceivedFile, describe_form, receive_form
 from kivnun.server.files.routes import (
@@ -145,6 +146,7 @@ async def create_part(upload_id: str, request: Request, caller: Writer, service:
             file_field="data",
             folder=DataFolder(service.settings.data_dir).upload(upload.id),
             limit=upload.num_bytes,
+            refuse=_too_many_bytes,
         )
     except FileNotFoundError:
         # The upload ended before the body came, and its folder went.
@@ -152,12 +154,17 @@ async def create_part(upload_id: str, request: Request, caller: Writer, service:
         raise
     try:
         for name in form.fields:
-            raise invalid(name[:100], f"Unrecognized request argument supplied: {name[:100]}", code="unknown_parameter")
+            raise invalid(name[:100], say_unknown(name[:100], name[:100], ()), code="unknown_parameter")
         part = await run_in_threadpool(_keep_part, service, caller, upload_id, form.file)
     finally:
         form.file.discard()
     note_subject(request, part.id)
     return {"id": part.id, "object": "upload.part", "created_at": part.created_at, "upload_id": upload_id}
+
+
+def _too_many_bytes(announced: int) -> ApiError:
+    message = f"This part has more bytes than the {announced} that were announced for the whole upload."
+    return ApiError(413, message, param="data", code="too_large")
 
 
 def _keep_part(service: Service, caller: Caller, upload_id: str, received: ReceivedFile) -> UploadPart:

@@ -78,6 +78,8 @@ def read_wish(session: Session, service: Service, caller: Caller, asked: CreateJ
         own = stand_in(service.settings)
         words = f"{asked.model} is not on this machine: {own} is trained in its place"
         notes.append(f"{words} (`kivnun serve --base-model` chooses it)")
+    if not service.settings.num_workers:
+        notes.append("This server has no workers of its own (`--workers 0`): the job waits until one is started")
     if asked.trainingType is not None:
         notes.append("trainingType chooses among Azure's machines; it has no effect here")
     return JobWish(

@@ -62,9 +62,17 @@ def find_entry(name: str) -> EntryPoint:
             "objective-invalid",
             f"training.objective.name: no entry point {name!r} in the group {GROUP}",
             details=[f"known: {known}"],
-            hint=f"install the package that brings it into the environment of Kivnun; {HOW}",
+            hint=_hint_for(name),
         )
     return found[0]
+
+
+def _hint_for(name: str) -> str:
+    if "contrast" in name.lower():
+        # Tutorials bring this loss of pairs as a class of their own, in a file that nothing installs.
+        built_in = "write `objective: {kind: contrastive, loss: margin}`, the contrastive loss of pairs with a label"
+        return f"{built_in}; for another loss, {HOW}"
+    return f"install the package that brings it into the environment of Kivnun; {HOW}"
 
 
 def describe_custom(section: CustomObjective) -> dict[str, str]:
