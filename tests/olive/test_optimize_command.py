@@ -13,6 +13,7 @@ from kivnun.olive.ship_commands import OPTIMIZE, SHIP_FLAGS, translate_choice
 from kivnun.optimization.certificate import read_certificate
 from kivnun.recipe.optimization import OptimizationSection
 from kivnun.recipe.schema import Recipe
+from kivnun.runs.overview import read_overview
 from kivnun.shipping import ask_otherwise
 
 
@@ -111,6 +112,7 @@ def test_forms_are_made_anew_and_nothing_is_trained_or_lost(workshop: Workshop, 
     certificate = read_certificate(run / "optimized")
     assert told["shipped"] == str(run / "optimized" / certificate.shipped)
     assert told["front"] == ["fp32 ONNX"]
+    assert read_overview(run).state == "finished"
     assert "fp32 ONNX" in (run / "optimized" / certificate.shipped / "README.md").read_text("utf-8")
     # The run folder says what was asked, as if its recipe had said so from the start.
     assert json.loads((run / "run.lock.json").read_bytes())["recipe"]["optimization"]["precision"] == "fp32"
@@ -122,6 +124,7 @@ def test_forms_are_made_anew_and_nothing_is_trained_or_lost(workshop: Workshop, 
     refused = call("optimize", run, "--precision", "fp32", "--max-size", "1KiB")
     assert refused.status == 2
     assert "error[limits-unmet]" in refused.err
+    assert read_overview(run).state == "failed"
     assert read_certificate(run / "optimized") == certificate
     # What is asked for otherwise takes its place, and the earlier one is kept.
     other = call("optimize", run, "--precision", "fp32", "--max-size", "1GiB")

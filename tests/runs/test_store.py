@@ -96,6 +96,9 @@ def test_a_run_is_found_by_name_or_path(tmp_path: Path, monkeypatch) -> None:
     assert find_run("runs/tone") == Path("runs/tone")
     assert find_run("elsewhere/x") == Path("elsewhere/x")
     assert find_run(str(tmp_path / "runs" / "tone")) == tmp_path / "runs" / "tone"
+    # A server's job, whose run lies in its folder.
+    open_run(Path("jobs/ftjob-x/run")).close()
+    assert find_run("jobs/ftjob-x") == Path("jobs/ftjob-x/run")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     (exported / "genai_config.json").write_text("{}")
     database = open_database(sqlite_url(folder))
     ensure_defaults(database)
-    settings = ServeSettings(folder, models={"exported": str(exported)})
+    emptied = folder / "emptied"
+    emptied.mkdir()
+    settings = ServeSettings(folder, models={"exported": str(exported), "emptied": str(emptied)})
     pool = SimpleNamespace(facts=dict)
     service = Service(settings, database, pool, Limits(), Counters())  # type: ignore[arg-type]
     with database.writing() as session:
@@ -258,6 +260,11 @@ def test_a_file_that_expired_is_not_learnt_from(api: Api, client: OpenAI) -> Non
         session.scalars(select(File).where(File.id == file.id)).one().expires_at = 1
     error = refusal(client.fine_tuning.jobs.create, model="gpt-3.5-turbo", training_file=file.id)
     assert error.code == "invalid_training_file"
+
+
+@pytest.mark.parametrize(("model", "why"), [("exported", "an exported form"), ("emptied", "its weights are not where")])
+def test_why_a_served_model_cannot_be_tuned_is_what_is_so(model: str, why: str, client: OpenAI, file_id: str) -> None:
+    assert why in refusal(client.fine_tuning.jobs.create, model=model, training_file=file_id).message
 
 
 @pytest.mark.parametrize("model", ["nothing-like-it", "ft:gpt-3.5-turbo:personal::abcdefgh", "exported", "../etc"])

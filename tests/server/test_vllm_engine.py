@@ -142,7 +142,8 @@ def face(place: Place) -> Iterator[Face]:
     place.base("whole")
     limits = Limits()
     servers = VllmServers(place.folder, max_rows=4, max_waiting=4, log=lambda line: None)
-    service: Any = SimpleNamespace(vllm=servers, limits=limits, counters=Counters())
+    settings = SimpleNamespace(private_folders=())
+    service: Any = SimpleNamespace(vllm=servers, limits=limits, counters=Counters(), settings=settings)
 
     @asynccontextmanager
     async def end_with_us(app: FastAPI) -> AsyncIterator[None]:
