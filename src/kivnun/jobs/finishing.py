@@ -30,6 +30,7 @@ RESULT_NAME = "step_metrics.csv"
 COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 # As `training.checkpoint` calls it, which a worker does not import: torch would take half a gigabyte of each.
 CHECKPOINTS = "checkpoints"
+FAILED = "The job failed"
 NAN = float("nan")
 
 
@@ -165,7 +166,8 @@ def fail(work: Work, job_id: str, error: JobError) -> None:
         data = {"error_code": error.code, "problems": list(error.problems)}
         for place, note in enumerate(error.notes):
             add_event(session, job.id, f"note:{place}", note, level="warn")
-        add_event(session, job.id, "failed", f"The job failed: {error.message}", level="error", data=data)
+        said = error.message if error.message.startswith(FAILED) else f"{FAILED}: {error.message}"
+        add_event(session, job.id, "failed", said, level="error", data=data)
     work.log("job_failed", {"job": job_id, "code": error.code})
 
 

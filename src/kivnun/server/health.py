@@ -42,7 +42,7 @@ def metrics(request: Request, service: TheService) -> Response:
     """Everything that is counted. It needs no key, and tells no names of files, models or projects."""
     with service.database.reading() as session:
         query = select(FineTuningJob.status, func.count()).group_by(FineTuningJob.status)
-        jobs = dict(session.execute(query).tuples().all())
+        jobs = {row[0]: row[1] for row in session.execute(query)}
         needs = select(func.sum(FineTuningJob.memory_bytes)).where(FineTuningJob.status == "running")
         reserved = float(session.scalar(needs) or 0)
     limit = service.settings.memory_of_jobs

@@ -1,21 +1,20 @@
 """What happens to jobs, for the terminal of whoever runs a server: read from the database, whoever works at them."""
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from kivnun.database.open import Database
 from kivnun.database.tables import FineTuningJob
 from kivnun.jobs.queue import UNFINISHED
 
 LOOK_SECONDS = 1.0
-# A job may end between two looks, while its end is still being written.
-_OVERLAP_SECONDS = 30
+_PART = 500
 CREATED = "created"
 _MOST_SIGNS = 300
 
@@ -71,11 +70,9 @@ class JobWatch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._looked_at = int(time.time())
         with database.reading() as session:
             self._latest = session.scalar(select(func.max(FineTuningJob.number))) or 0
-            unfinished = select(FineTuningJob.id, FineTuningJob.status).where(FineTuningJob.status.in_(UNFINISHED))
-            self._known: dict[str, str] = dict(session.execute(unfinished).tuples().all())
+            self._known = _read_unfinished(session)
 
     @property
     def num_unfinished(self) -> int:
@@ -91,22 +88,30 @@ class JobWatch:
 
     def look(self) -> list[JobNews]:
         """What happened since the last look."""
-        jobs, since, now = FineTuningJob, self._looked_at - _OVERLAP_SECONDS, int(time.time())
-        is_open = or_(jobs.status.in_(UNFINISHED), jobs.number > self._latest, jobs.finished_at >= since)
+        jobs = FineTuningJob
         with self._database.reading() as session:
-            found = list(session.scalars(select(jobs).where(is_open).order_by(jobs.number)))
-        news = [each for job in found for each in self._compare(job)]
-        self._looked_at = now
+            unfinished = _read_unfinished(session)
+            changed = [job_id for job_id, status in self._known.items() if unfinished.get(job_id) != status]
+            # In parts, for a database takes only so many values at once.
+            parts = (changed[place : place + _PART] for place in range(0, len(changed), _PART))
+            found = [job for part in parts for job in session.scalars(select(jobs).where(jobs.id.in_(part)))]
+            found += session.scalars(select(jobs).where(jobs.number > self._latest))
+        news = [each for job in sorted(found, key=lambda each: each.number) for each in self._tell(job)]
         self._latest = max([self._latest, *(job.number for job in found)])
-        self._known = {job.id: job.status for job in found if job.status in UNFINISHED}
+        self._known = unfinished | {job.id: job.status for job in found if job.status in UNFINISHED}
         return news
 
-    def _compare(self, job: FineTuningJob) -> Sequence[JobNews]:
-        is_new = job.number > self._latest
-        if not is_new and self._known.get(job.id, job.status) == job.status:
-            return ()
-        created = [JobNews(job.id, CREATED, job.model)] if is_new else []
-        return created if is_new and job.status == "validating_files" else [*created, _describe(job)]
+    def _tell(self, job: FineTuningJob) -> list[JobNews]:
+        if job.number <= self._latest:
+            return [_describe(job)]
+        created = [JobNews(job.id, CREATED, job.model)]
+        return created if job.status == "validating_files" else [*created, _describe(job)]
+
+
+def _read_unfinished(session: Session) -> dict[str, str]:
+    """The status of every job that has not ended."""
+    rows = select(FineTuningJob.id, FineTuningJob.status).where(FineTuningJob.status.in_(UNFINISHED))
+    return {row.id: row.status for row in session.execute(rows)}
 
 
 def _describe(job: FineTuningJob) -> JobNews:
