@@ -47,7 +47,10 @@ class Browser:
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\0")
         message = json.loads(line)
-        if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+        is_entry = message.get("method") == "Log.entryAdded"
+        # Such as that what is focused already is not focused by itself.
+        is_news = is_entry and message["params"]["entry"]["level"] in ("verbose", "info")
+        if (is_entry or message.get("method") == "Runtime.exceptionThrown") and not is_news:
             self.problems.append(json.dumps(message["params"]))
         return message
 

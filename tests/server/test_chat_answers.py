@@ -253,7 +253,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         "[0].type",
     ),
-    "role": ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0]"),
+    "role": ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
     "no message": ({"messages": []}, "messages"),
     "schema": ({"response_format": BAD_SCHEMA}, "response_format"),
     "tool schema": (

@@ -30,7 +30,7 @@ from kivnun.database.tables import (
     UploadPart,
     VertexJob,
 )
-from kivnun.server.app import OTHER_ROUTERS, ROUTERS, VERTEX_ROUTERS, create_app
+from kivnun.server.app import BUCKET_ROUTERS, OTHER_ROUTERS, ROUTERS, VERTEX_ROUTERS, create_app
 from kivnun.server.counters import Counters
 from kivnun.server.folders import DataFolder
 from kivnun.server.limits import Limits
@@ -83,6 +83,14 @@ REFUSED: dict[str, tuple[Any, int]] = {
 LISTS = ("/files", "/models", "/fine_tuning/jobs", "/batches", f"{PLACE}/tuningJobs")
 # They make something new of the caller's own, or tell numbers alone.
 HARMLESS = {"POST /files", "POST /uploads", "GET /health", "GET /metrics"}
+# Whoever runs the server gives all projects one bucket folder, or none.
+SHARED = {
+    "POST /upload/storage/v1/b/{bucket}/o",
+    "GET /storage/v1/b/{bucket}",
+    "GET /storage/v1/b/{bucket}/o",
+    "GET /storage/v1/b/{bucket}/o/{name:path}",
+    "GET /download/storage/v1/b/{bucket}/o/{name:path}",
+}
 
 
 @dataclass(frozen=True)
@@ -213,12 +221,12 @@ def _add_everything(session: Any, folder: DataFolder, project_id: str) -> dict[s
 def test_every_route_is_looked_at_here() -> None:
     routes = {
         f"{method} {route.path}"
-        for router in (*ROUTERS, *VERTEX_ROUTERS, *OTHER_ROUTERS)
+        for router in (*ROUTERS, *VERTEX_ROUTERS, *OTHER_ROUTERS, *BUCKET_ROUTERS)
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in route.methods
     }
-    told = {route.partition("?")[0] for route in REFUSED} | {f"GET {path}" for path in LISTS} | HARMLESS
+    told = {route.partition("?")[0] for route in REFUSED} | {f"GET {path}" for path in LISTS} | HARMLESS | SHARED
     named = {"publishers/google/models/{model}": "publishers/{publisher}/models/{model:path}"}
     for short, whole in named.items():
         told = {route.replace(short, whole) for route in told}

@@ -48,7 +48,9 @@ ROUTERS: tuple[APIRouter, ...] = (
 # Google's, under each version that its libraries ask for.
 VERTEX_ROUTERS: tuple[APIRouter, ...] = (vertex.router, vertex_answers.router)
 # At their own addresses.
-OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router, elsewhere.router)
+OTHER_ROUTERS: tuple[APIRouter, ...] = (health.router,)
+# Over the bucket folder, which belongs to all projects.
+BUCKET_ROUTERS: tuple[APIRouter, ...] = (storage.router,)
 # What goes on beside the requests, from the start of the application to its end.
 TASKS: tuple[Callable[[Service], Task], ...] = (sweep,)
 # Sent by libraries to every address; they change nothing here.
@@ -106,9 +108,11 @@ def create_app(service: Service) -> FastAPI:
     for router in VERTEX_ROUTERS:
         for prefix in vertex.PREFIXES:
             app.include_router(router, prefix=prefix, dependencies=[Depends(refuse_unknown_query)])
-    app.include_router(storage.router, dependencies=[Depends(refuse_unknown_query)])
+    for router in BUCKET_ROUTERS:
+        app.include_router(router, dependencies=[Depends(refuse_unknown_query)])
     for router in OTHER_ROUTERS:
         app.include_router(router)
+    app.include_router(elsewhere.router)
     for prefix in vertex.PREFIXES:
         app.include_router(vertex_elsewhere.router, prefix=prefix)
     add_error_replies(app)
@@ -119,7 +123,7 @@ def create_app(service: Service) -> FastAPI:
         counters=service.counters,
         local_only=not service.settings.require_keys,
         max_upload_bytes=service.settings.max_file_bytes + MULTIPART_EXTRA_BYTES,
-        routes=name_routes([*placed, ("", storage.router)]),
+        routes=name_routes([*placed, *(("", router) for router in BUCKET_ROUTERS)]),
     )
     # Around the frame: it writes down what the frame refuses too.
     app.add_middleware(AuditRequests, database=service.database)
