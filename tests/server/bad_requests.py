@@ -5,6 +5,7 @@ length, or its chunks; or it is no HTTP at all. Whatever comes back must come so
 must tell nothing of its inside.
 """
 
+import copy
 import json
 import random
 import socket
@@ -206,9 +207,8 @@ class Draw:
             keys = [key for key in keys if key not in KEPT]
             if not keys or (isinstance(place, dict) and self._random.random() < 0.1):
                 if isinstance(place, dict):
-                    place[self._random.choice(("unknown", "", "\0", "__proto__", "x" * 300))] = self._random.choice(
-                        VALUES
-                    )
+                    name = self._random.choice(("unknown", "", "\0", "__proto__", "x" * 300))
+                    place[name] = self._value()
                 return
             key = self._random.choice(keys)
             inside = place[key]
@@ -218,7 +218,11 @@ class Draw:
         if self._random.random() < 0.2:
             del place[key]
         else:
-            place[key] = self._random.choice(VALUES)
+            place[key] = self._value()
+
+    def _value(self) -> object:
+        # Of its own: the next change may be inside it.
+        return copy.deepcopy(self._random.choice(VALUES))
 
     def _wrong_bytes(self) -> Request:
         path, body = self._body()
