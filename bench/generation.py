@@ -71,10 +71,10 @@ def main() -> int:
     return 0
 
 
-def prepare(shape: str) -> Path:
+def prepare(shape: str, block_size: int = 32) -> Path:
     """An int4 folder of a Llama with random weights, made once."""
-    folder = KEPT / shape / "int4"
-    if not folder.is_dir():
+    folder = KEPT / shape / ("int4" if block_size == 32 else f"int4-{block_size}")
+    if not folder.with_name("model").is_dir():
         set_seed(0)
         config = LlamaConfig(
             vocab_size=VOCAB_SIZE,
@@ -88,7 +88,8 @@ def prepare(shape: str) -> Path:
         )
         LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder.with_name("model"))
         load_tokenizer(resolve_model("bundled").folder).save_pretrained(folder.with_name("model"))
-        export_onnx(folder.with_name("model"), folder, Form("int4", "k_quant", 32))
+    if not folder.is_dir():
+        export_onnx(folder.with_name("model"), folder, Form("int4", "k_quant", block_size))
     return folder
 
 

@@ -31,7 +31,6 @@ BENCH = Path(__file__).resolve().parent
 KEPT = BENCH / ".server"
 OPENVINO = BENCH / ".openvino"
 OPENVINO_PACKAGE = "openvino-genai==2026.4.1.0"
-FORMS = ("model", "int4")
 NUM_CLIENTS, ANSWERS_EACH = 64, 2
 PROMPT_WORDS, SHARED_WORDS = 118, 104
 BATCH = 8
@@ -41,6 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of this part."""
     parser.add_argument("--rounds", type=int, default=None, help="interleaved rounds (default: 9; 2 with --quick)")
     parser.add_argument("--new-tokens", type=int, default=None, help="of an answer (default: 128; 32 with --quick)")
+    parser.add_argument("--block-size", type=int, default=32, help="weights that share a scale (default: 32)")
     parser.add_argument("--beside", action="store_true", help="OpenVINO GenAI too; its packages are fetched once")
 
 
@@ -121,10 +121,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all of it."""
     shape = "small" if options.quick else "135M"
     rounds = options.rounds or (2 if options.quick else 9)
-    folder = prepare_served(shape)
+    folder = prepare_served(shape, options.block_size)
     with ExitStack() as stack:
         machine = stack.enter_context(start_machine(folder, options))
-        results: dict[str, Any] = {"shape": shape, "new_tokens": machine.new_tokens, "rounds": rounds}
+        results: dict[str, Any] = {"shape": shape, "block_size": options.block_size, "rounds": rounds}
+        results["new_tokens"] = machine.new_tokens
         warm_up(machine)
         results["single_stream"] = measure_overhead(machine, rounds)
         results["repeated_prompt"] = measure_repeated(machine, rounds)
@@ -135,12 +136,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def prepare_served(shape: str) -> Path:
+def prepare_served(shape: str, block_size: int) -> Path:
     """The model's folders with a tokenizer that has a text for every token; made once."""
-    made, folder = generation.prepare(shape).parent, KEPT / shape
+    int4 = generation.prepare(shape, block_size)
+    folder = KEPT / (shape if block_size == 32 else f"{shape}-{block_size}")
     if not (folder / "whole").is_file():
-        for form in FORMS:
-            shutil.copytree(made / form, folder / form, dirs_exist_ok=True)
+        for form, made in (("model", int4.with_name("model")), ("int4", int4)):
+            shutil.copytree(made, folder / form, dirs_exist_ok=True)
             path = folder / form / "tokenizer.json"
             tokenizer = json.loads(path.read_bytes())
             vocabulary = tokenizer["model"]["vocab"]
