@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -16,7 +17,7 @@ from sqlalchemy import create_engine, func, inspect, make_url, select, text
 
 from kivnun.database import migrate
 from kivnun.database.open import Database, open_database, sqlite_url
-from kivnun.database.tables import Organization, Table
+from kivnun.database.tables import Batch, Organization, Table
 from kivnun.errors import UserError
 
 OPEN = "import sys; from kivnun.database.open import open_database; open_database(sys.argv[1]).close()"
@@ -94,6 +95,41 @@ def test_several_processes_may_open_a_new_database_at_once(database_url: str) ->
     opened = open_database(database_url)
     assert count(opened) == 0
     opened.close()
+
+
+def test_a_database_of_the_first_version_is_brought_up_with_all_that_it_holds(database_url: str) -> None:
+    make_first_version(database_url)
+    for _ in range(2):
+        opened = open_database(database_url)
+        with opened.reading() as session:
+            kept = session.scalars(select(Batch)).one()
+            assert (kept.id, kept.times, kept.num_total) == ("batch_1", {"in_progress_at": 2}, 3)
+            assert (kept.model, kept.usage) == (None, None)
+            assert migrate.read_version(session.connection()) == migrate.NEWEST
+        opened.close()
+
+
+def make_first_version(url: str) -> None:
+    """What the first Kivnun with a database left: its tables, a project and a batch."""
+    config = Config()
+    config.set_main_option("script_location", str(migrate.FOLDER))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(text("INSERT INTO organizations (id, name, created_at) VALUES ('org-1', 'o', 1)"))
+        connection.execute(
+            text("INSERT INTO projects (id, organization_id, name, created_at) VALUES ('proj_1', 'org-1', 'p', 1)")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO batches (id, project_id, endpoint, input_file_id, completion_window, status, errors,"
+                " num_total, num_completed, num_failed, times, created_at) VALUES ('batch_1', 'proj_1', '/v1/x',"
+                " 'file-1', '24h', 'in_progress', '[]', 3, 0, 0, :times, 1)"
+            ),
+            {"times": '{"in_progress_at": 2}'},
+        )
+    engine.dispose()
 
 
 def test_a_database_of_a_newer_program_is_refused_and_left_alone(database_url: str) -> None:

@@ -53,6 +53,21 @@ def names(lines: list[Mapping[str, object]]) -> list[object]:
     return sorted(line["custom_id"] for line in lines)
 
 
+def add_usage(lines: list[Mapping[str, object]]) -> dict[str, object]:
+    """What the answers' own counts come to."""
+    told = [line["response"]["body"]["usage"] for line in lines]
+    input_tokens = sum(each["prompt_tokens"] for each in told)
+    output_tokens = sum(each.get("completion_tokens", 0) for each in told)
+    cached = sum((each.get("prompt_tokens_details") or {}).get("cached_tokens", 0) for each in told)
+    return {
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"cached_tokens": cached},
+        "output_tokens": output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": input_tokens + output_tokens,
+    }
+
+
 def test_every_line_is_answered_as_over_http(client: OpenAI):
     batch = create(client, [chat(number) for number in range(7)], metadata={"for": "test"})
     assert batch.status == "validating"
@@ -63,6 +78,8 @@ def test_every_line_is_answered_as_over_http(client: OpenAI):
     assert done.created_at <= done.in_progress_at <= done.finalizing_at <= done.completed_at
     lines = read(client, done.output_file_id)
     assert names(lines) == [f"row-{number}" for number in range(7)]
+    assert done.model_dump(exclude_unset=True)["usage"] == add_usage(lines)
+    assert (done.model_dump()["model"], done.usage.output_tokens) == ("tiny", 7 * 4)
     assert len({line["id"] for line in lines}) == 7
     for line in lines:
         assert line["error"] is None
@@ -248,6 +265,7 @@ def test_a_killed_server_answers_every_line_once(start_server: Callable[..., Run
         assert (done.status, done.request_counts.completed) == ("completed", count)
         content = client.files.content(done.output_file_id).read()
         assert content.startswith(before)
+        assert done.model_dump()["usage"] == add_usage(read(client, done.output_file_id))
         assert names(read(client, done.output_file_id)) == sorted(f"row-{number}" for number in range(count))
     assert server.stop() == 0
 

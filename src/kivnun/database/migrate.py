@@ -10,7 +10,7 @@ from sqlalchemy.sql import column, table
 from kivnun.errors import UserError
 
 FOLDER = Path(__file__).parent / "migrations"
-NEWEST = "0001"
+NEWEST = "0002"
 # Any number that other programs of the same PostgreSQL server are unlikely to lock.
 _LOCK = 7_562_118_904
 _VERSIONS = table("alembic_version", column("version_num"))

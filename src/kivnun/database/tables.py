@@ -257,6 +257,8 @@ class Batch(Table):
     num_failed: Mapped[int] = mapped_column(Integer, default=0)
     times: Mapped[dict[str, Any]]
     created_at: Mapped[int] = mapped_column(BigInteger)
+    model: Mapped[str | None] = mapped_column(Text)
+    usage: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     __table_args__ = (Index(None, "project_id", "number"), Index(None, "status"))
 
 

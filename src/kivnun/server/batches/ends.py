@@ -59,7 +59,7 @@ def end_batch(service: Service, batch_id: str, end: End) -> None:
             if kept is not None:
                 _add_file(session, batch, kept, now)
         if results is not None:
-            batch.num_completed, batch.num_failed = results.num_completed, results.num_failed
+            results.tell(batch)
         batch.errors = end.errors
         batch.status = end.status
         batch.times = {**batch.times, f"{end.status}_at": now}

@@ -86,6 +86,10 @@ def batch_object(batch: Batch) -> dict[str, Any]:
         told["errors"] = {"object": "list", "data": batch.errors}
     files = {"output_file_id": batch.output_file_id, "error_file_id": batch.error_file_id}
     told |= {name: file_id for name, file_id in files.items() if file_id is not None}
+    if batch.model is not None:
+        told["model"] = batch.model
+    if batch.usage is not None:
+        told["usage"] = batch.usage
     return told | {name: batch.times[name] for name in TIMES if name in batch.times}
 
 

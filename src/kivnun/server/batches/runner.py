@@ -156,7 +156,7 @@ def _begin(service: Service, batch_id: str) -> Begun | None:
     results = open_results(folder.batch(batch_id))
     with service.database.writing() as session:
         row = session.scalars(select(Batch).where(Batch.id == batch_id).with_for_update()).one()
-        row.num_total = len(found.requests)
+        row.num_total, row.model = len(found.requests), found.model
         if row.status == "validating":
             row.status = "in_progress"
             row.times = {**row.times, "in_progress_at": int(time.time())}
@@ -200,7 +200,7 @@ def _look(service: Service, begun: Begun) -> Literal["cancelled", "expired"] | N
     """Write down how far the batch is, and read whether it goes on."""
     with service.database.writing() as session:
         batch = session.scalars(select(Batch).where(Batch.id == begun.batch_id).with_for_update()).one()
-        batch.num_completed, batch.num_failed = begun.results.num_completed, begun.results.num_failed
+        begun.results.tell(batch)
         if batch.status == "cancelling":
             return "cancelled"
         return "expired" if time.time() >= batch.times["expires_at"] else None
