@@ -86,6 +86,9 @@ HARMLESS = {"POST /files", "POST /uploads", "GET /health", "GET /metrics"}
 # Whoever runs the server gives all projects one bucket folder, or none.
 SHARED = {
     "POST /upload/storage/v1/b/{bucket}/o",
+    # A session of another project is looked for in test_vertex_pieces.py.
+    "PUT /upload/storage/v1/b/{bucket}/o",
+    "DELETE /upload/storage/v1/b/{bucket}/o",
     "GET /storage/v1/b/{bucket}",
     "GET /storage/v1/b/{bucket}/o",
     "GET /storage/v1/b/{bucket}/o/{name:path}",

@@ -29,6 +29,7 @@ from kivnun.server.vertex import answers as vertex_answers
 from kivnun.server.vertex import elsewhere as vertex_elsewhere
 from kivnun.server.vertex import routes as vertex
 from kivnun.server.vertex import storage
+from kivnun.server.vertex.resumable import ResumableUploads
 
 # Room for the names and borders of a multipart body around the file itself.
 MULTIPART_EXTRA_BYTES = 1 << 20
@@ -103,6 +104,7 @@ def create_app(service: Service) -> FastAPI:
     # The pages under /docs would load scripts from elsewhere.
     app = FastAPI(title="Kivnun", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=run_tasks)
     app.state.service = service
+    app.state.resumable_uploads = ResumableUploads()
     for router in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[Depends(refuse_unknown_query)])
     for router in VERTEX_ROUTERS:

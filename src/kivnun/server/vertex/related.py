@@ -3,7 +3,6 @@
 Reference: RFC 2387; cloud.google.com/storage/docs/uploading-objects (multipart uploads).
 """
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from kivnun.server.errors import ApiError
 from kivnun.server.files.multipart import MAX_BOUNDARY_BYTES, FileWriter, ReceivedFile
+from kivnun.server.vertex.checksums import Checksums, sum_file
 
 MAX_HEAD_BYTES = 1 << 16
 
@@ -27,12 +27,12 @@ class Upload:
     Attributes:
         head: What the client says of it.
         file: Its bytes, under a temporary name.
-        md5: Of them.
+        checksums: Of them.
     """
 
     head: Mapping[str, Any]
     file: ReceivedFile
-    md5: bytes
+    checksums: Checksums
 
 
 class _Reader:
@@ -152,13 +152,8 @@ async def receive_media(chunks: AsyncIterator[bytes], head: Mapping[str, Any], *
 
 async def _finish(writer: FileWriter, head: Mapping[str, Any]) -> Upload:
     sha256 = await run_in_threadpool(writer.finish)
-    md5 = await run_in_threadpool(_digest, writer.path)
-    return Upload(head, ReceivedFile(writer.path, "", writer.num_bytes, sha256), md5)
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).digest()
+    found = await run_in_threadpool(sum_file, writer.path)
+    return Upload(head, ReceivedFile(writer.path, "", writer.num_bytes, sha256), found)
 
 
 def _abandon(writer: FileWriter | None) -> None:
