@@ -15,14 +15,15 @@ from kivnun.serving.failures import quiet
 from kivnun.serving.lane import MOST_READING, SHORT_TOKENS, Lane
 from kivnun.serving.one_answer import Answer
 from kivnun.serving.prefixes import BLOCK_TOKENS, PrefixStore
-from kivnun.serving.prompts import MOST_TOKENS
+from kivnun.serving.prompts import FEWEST_TOKENS, MOST_TOKENS
 
 
 class Room:
-    """Memory for so many bytes of rows."""
+    """Memory for so many bytes of rows, and whether other models are answering."""
 
     def __init__(self, num_bytes: int = 1 << 40) -> None:
         self.num_bytes = num_bytes
+        self.others = False
 
     def may_start(self, lane: Lane, answer: Answer) -> bool:
         return lane.expected_bytes + answer.expected_tokens * lane.model.bytes_per_token <= self.num_bytes
@@ -30,13 +31,16 @@ class Room:
     def is_short(self) -> bool:
         return False
 
+    def others_run(self, lane: Lane) -> bool:
+        return self.others
+
 
 class Turns:
     """A lane that is given its turns by hand."""
 
-    def __init__(self, rows: TorchRows, *, max_rows: int = 64) -> None:
+    def __init__(self, rows: TorchRows, *, max_rows: int = 64, prefix_bytes: int = 1 << 26) -> None:
         self.rows, self.gate, self.room = rows, Gate(rows), Room()
-        self.lane = Lane(1, rows, max_rows, PrefixStore(1 << 26), quiet)
+        self.lane = Lane(1, rows, max_rows, PrefixStore(prefix_bytes), quiet)
         self._numbers = count()
 
     def ask(self, prompt, num_tokens: int = 1, **more: object) -> tuple[Answer, Heard]:
@@ -105,6 +109,15 @@ def test_a_long_prompt_goes_on_every_second_turn_however_many_short_ones_come(tu
     # Half of what is read is the long prompt's, and half is the others'.
     assert set(gains[:-1]) == {MOST_TOKENS}
     assert len(turns.lane.finished) > 4000 // 100 * 0.8
+
+
+@pytest.mark.parametrize(("others", "tokens"), [(False, MOST_TOKENS), (True, FEWEST_TOKENS)])
+def test_a_prompt_is_read_in_short_pieces_while_another_model_answers(turns, others: bool, tokens: int):
+    """How fast this model reads is not known before its first piece, and the other's clients wait for that."""
+    turns.room.others = others
+    answer, _ = turns.ask(prompt_of(2000))
+    turns.turn()
+    assert answer.fed == tokens
 
 
 def test_no_prompt_is_cut_into_more_pieces_than_turns_need(turns):
@@ -176,6 +189,17 @@ def test_short_prompts_that_begin_alike_and_come_at_once_compute_their_beginning
     kept = 104 // BLOCK_TOKENS * BLOCK_TOKENS
     assert [ears.end.cached_tokens for ears in heard] == [0] + [kept] * 19
     assert turns.fed == 118 + 19 * (118 - kept)
+
+
+def test_nobody_waits_for_a_common_beginning_that_is_not_kept(long_folder: Path):
+    turns = Turns(TorchRows(load_tiny_llama(long_folder), name="long"), prefix_bytes=0)
+    prompt = prompt_of(3000)
+    first, _ = turns.ask(prompt)
+    second, heard = turns.ask(prompt[:2000])
+    turns.turn(2)
+    assert (first.fed, second.fed) == (MOST_TOKENS, MOST_TOKENS)
+    turns.finish()
+    assert heard.tokens == answer_alone(turns.rows, prompt[:2000], 1)
 
 
 @pytest.mark.parametrize("other_first", [False, True])

@@ -205,6 +205,24 @@ def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(scheduler, 
     assert all(second - first >= 2 for first, second in pairwise(pieces))
 
 
+def test_a_long_prompt_of_one_model_holds_up_no_answer_of_another(scheduler, rows, prompts, long_folder):
+    slow = TorchRows(load_tiny_llama(long_folder), name="long")
+    passes: list[str] = []
+    for each in (rows, slow):
+        each._model.register_forward_pre_hook(lambda *_, name=each.name: passes.append(name))
+    runs, late = Heard(), Heard()
+    scheduler.ask(scheduler.add(rows), None, ask_for(prompts[0], 300), runs)
+    runs.wait_for(3)
+    passes.clear()
+    scheduler.ask(scheduler.add(slow), None, ask_for([token % 500 + 1 for token in range(1500)], 1), late)
+    late.wait()
+    runs.wait()
+    pieces = [place for place, name in enumerate(passes) if name == "long"]
+    # In one piece of 512 tokens after another it would be three.
+    assert len(pieces) > 3
+    assert all(second - first >= 2 for first, second in pairwise(pieces))
+
+
 def test_two_models_take_turns(scheduler, rows, tiny_model, prompts):
     both = [scheduler.add(rows), scheduler.add(TorchRows(tiny_model, name="other"))]
     order: list[int] = []

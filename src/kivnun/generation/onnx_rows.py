@@ -157,7 +157,12 @@ class OnnxRows:
             self._caches[adapter] = OnnxCache(*sizes)
         cache = self._caches[adapter]
         row = cache.add(adapter)
-        cache.require_room(sum(piece.num_tokens for piece in pieces))
+        try:
+            cache.require_room(sum(piece.num_tokens for piece in pieces))
+        except BaseException:
+            # Nobody would end a row that nobody was given.
+            self.end(row)
+            raise
         for piece in pieces:
             cache.fill(row, row.num_tokens, piece.values)
             row.num_tokens += piece.num_tokens

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from kivnun.server.openings import ModelOpenings
+
 if TYPE_CHECKING:
     from kivnun.database.open import Database
     from kivnun.server.counters import Counters
@@ -95,6 +97,7 @@ class Service:
         limits: Who may ask how much now.
         counters: What `/metrics` tells.
         vllm: What computes chat and completions in the pool's place; None unless the engine is `vllm`.
+        openings: Models that are being loaded.
     """
 
     settings: ServeSettings
@@ -103,3 +106,4 @@ class Service:
     limits: "Limits"
     counters: "Counters"
     vllm: "VllmServers | None" = None
+    openings: ModelOpenings = field(default_factory=ModelOpenings)

@@ -29,7 +29,7 @@ MOST_READING = 4
 
 
 class Memory(Protocol):
-    """What memory there is for the rows of all models."""
+    """What a model shares with the others: memory for rows, and the time of one thread."""
 
     def may_start(self, lane: "Lane", answer: Answer) -> bool:
         """Whether there is some for one more row."""
@@ -37,6 +37,10 @@ class Memory(Protocol):
 
     def is_short(self) -> bool:
         """Whether the rows take more than there is for them."""
+        ...
+
+    def others_run(self, lane: "Lane") -> bool:
+        """Whether answers of other models are running, which wait while this one computes."""
         ...
 
 
@@ -158,7 +162,8 @@ class Lane:
 
     def _read_prompts(self, memory: "Memory") -> bool:
         """Feed prompts for about as long as a step takes; for longer where nobody waits for one."""
-        budget = self._reader.budget(self._step_seconds if self.running else None)
+        waited_for = bool(self.running) or memory.others_run(self)
+        budget = self._reader.budget(self._step_seconds if waited_for else None)
         may_pass, self._was_passed = not self._was_passed, False
         did = False
         while budget > 0:
@@ -176,12 +181,13 @@ class Lane:
         """
         if not self.reading and not self._start_reading(memory):
             return None
-        oldest = can_go_on(self.reading)[0]
+        keeps = self.prefixes.limit_bytes > 0
+        oldest = can_go_on(self.reading, keeps=keeps)[0]
         if not may_pass:
             return oldest
         while not any(map(_is_short, self.reading)) and self._start_reading(memory):
             pass
-        soonest = min(can_go_on(self.reading), key=lambda each: each.unread_tokens)
+        soonest = min(can_go_on(self.reading, keeps=keeps), key=lambda each: each.unread_tokens)
         self._was_passed |= soonest is not oldest
         return soonest
 

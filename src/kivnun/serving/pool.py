@@ -194,6 +194,8 @@ class ModelPool:
         self._lock = threading.Lock()
         # One at a time makes room and loads; models that are in memory answer meanwhile.
         self._making_room = threading.Lock()
+        # What was counted last is what holds.
+        self._sharing = threading.Lock()
         self._scheduler = Scheduler(max_rows=max_rows, max_waiting=max_waiting, log=log)
         self._share_memory()
 
@@ -390,12 +392,14 @@ class ModelPool:
                     self._bases[base.opening.key] = base
                 else:
                     base.adapter_bytes[adapter] = num_bytes
+        # In any case: another thread may have shared while this one was out of sight.
+        self._share_memory()
         if is_gone:
-            self._share_memory()
             self._log("model_evicted", {"model": base.rows.name, "adapter": adapter})
         return is_gone
 
     def _share_memory(self) -> None:
         """What weights leave is for the caches."""
-        left = max(0, self._memory_bytes - self._model_bytes())
-        self._scheduler.share_memory(row_bytes=int(left * ROW_SHARE), prefix_bytes=int(left * PREFIX_SHARE))
+        with self._sharing:
+            left = max(0, self._memory_bytes - self._model_bytes())
+            self._scheduler.share_memory(row_bytes=int(left * ROW_SHARE), prefix_bytes=int(left * PREFIX_SHARE))

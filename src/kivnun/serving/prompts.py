@@ -42,7 +42,7 @@ class PromptReader:
         """How many tokens to read before the next step: about as long as one takes, for which running answers wait.
 
         Args:
-            step_seconds: How long a step takes; None where no answer is running.
+            step_seconds: How long a step takes; None where no answer is running, of any model.
         """
         if step_seconds is None:
             return MOST_TOKENS
@@ -96,7 +96,7 @@ class PromptReader:
             self._seconds_per_token += 0.3 * (seconds / count - self._seconds_per_token)
 
 
-def can_go_on(reading: Sequence[Answer]) -> list[Answer]:
+def can_go_on(reading: Sequence[Answer], *, keeps: bool) -> Sequence[Answer]:
     """Those that gain nothing by waiting, in their order; one at least.
 
     A prompt that has not begun waits for another one as long as that reads what is the same in both: it will find that
@@ -104,7 +104,10 @@ def can_go_on(reading: Sequence[Answer]) -> list[Answer]:
 
     Args:
         reading: Answers whose prompts are read, one at least.
+        keeps: Whether what is computed for a prompt is kept for others at all.
     """
+    if not keeps:
+        return reading
     begun = [answer for answer in reading if answer.row is not None]
     return [each for each in reading if each.row is not None or not any(_reads_for(other, each) for other in begun)]
 

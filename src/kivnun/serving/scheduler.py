@@ -203,6 +203,14 @@ class Scheduler:
         """Whether the rows of all models take more memory than there is for them."""
         return sum(each.held_bytes for each in self.lanes) > self._row_bytes
 
+    def others_run(self, lane: Lane) -> bool:
+        """Whether answers of other models are running, which wait while this one computes.
+
+        Args:
+            lane: This one.
+        """
+        return any(each.running for each in self.lanes if each is not lane)
+
     def close(self) -> None:
         """End every answer and the thread."""
         with self._changed:

@@ -171,6 +171,10 @@ def vocabulary_of(encoder: Encoder) -> Vocabulary:
     Args:
         encoder: Its tokenizer.
     """
+    known = _VOCABULARIES.get(encoder.tokenizer)
+    if known is not None:
+        # The event loop asks too, and must not wait until another one is read.
+        return known
     with _READING:
         known = _VOCABULARIES.get(encoder.tokenizer)
         if known is None:

@@ -69,8 +69,7 @@ async def open_model(service: Service, named: NamedModel) -> "OpenModel":
         UserError: It cannot be loaded.
         BusyError: There is no memory for it now.
     """
-    model = service.pool.loaded(named.address)
-    return await run_in_threadpool(service.pool.open, named.address) if model is None else model
+    return await service.openings.open(service.pool, named.address)
 
 
 def fingerprint(named: NamedModel) -> str:
