@@ -17,6 +17,7 @@ from sqlalchemy import select
 from kivnun.database.tables import Batch
 from kivnun.server.batches.input import MAX_REQUESTS, read_input
 from kivnun.server.batches.results import ERRORS, OUTPUT, open_results
+from kivnun.server.batches.runner import Unfinished, choose_next
 from kivnun.server.folders import DataFolder
 
 CHAT, PLAIN, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -239,6 +240,20 @@ def test_nothing_of_a_finished_batch_stays_behind_but_its_files(client: OpenAI, 
     folder = DataFolder(server.data_dir)
     assert not folder.batch(done.id).exists()
     assert {folder.file(file_id).stat().st_nlink for file_id in (done.output_file_id, done.error_file_id)} == {1}
+
+
+def test_few_batches_are_begun_at_once_and_not_all_of_one_project():
+    def choose(projects: str, working: str = "", only_ends: str = "") -> str:
+        found = [Unfinished(f"{n}", project, f"{n}" in only_ends) for n, project in enumerate(projects)]
+        return "".join(choose_next(found, set(working)))
+
+    assert choose("aaabab") == "0135"
+    assert choose("aaabab", working="01") == "35"
+    assert choose("aaabab", working="13") == "05"
+    assert choose("aaaa", working="01", only_ends="3") == "3"
+    assert choose("abcdefghij") == "01234567"
+    assert choose("abcdefghij", working="01234567") == ""
+    assert choose("abcdefghij", working="0123456", only_ends="9") == "79"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")

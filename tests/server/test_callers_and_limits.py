@@ -26,8 +26,10 @@ from kivnun.database.projects import (
 from kivnun.database.tables import ApiKey, FineTuningJob
 from kivnun.server.audit_requests import REFUSED_LINES_PER_MINUTE, AuditRequests, RefusedKeys, note_subject
 from kivnun.server.callers import Caller, require
+from kivnun.server.counters import Counters
 from kivnun.server.errors import ApiError, add_error_replies
 from kivnun.server.limits import Limits, require_job_room, say_seconds
+from kivnun.server.middleware import RequestFrame
 from kivnun.server.service import ServeSettings
 
 
@@ -52,12 +54,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close()
 
 
-def make_client(database: Database, limits: Limits, *, require_keys: bool = True) -> TestClient:
+def make_client(database: Database, limits: Limits, *, require_keys: bool = True, framed: bool = False) -> TestClient:
     """Routes of our own around the real parts."""
     app = FastAPI()
     settings = ServeSettings(Path(), require_keys=require_keys)
     app.state.service = SimpleNamespace(settings=settings, database=database, limits=limits)
     add_error_replies(app)
+    if framed:
+        app.add_middleware(RequestFrame, counters=Counters(), local_only=False, max_upload_bytes=1 << 20)
     app.add_middleware(AuditRequests, database=database)
 
     @app.get("/v1/files")
@@ -250,6 +254,18 @@ def test_requests_beyond_the_rate_wait_for_the_refill(client: TestClient, databa
     assert client.get("/v1/files", headers=headers).status_code == 429
     clock.now += 0.2
     assert client.get("/v1/files", headers=headers).status_code == 200
+
+
+def test_a_request_beyond_the_rate_is_refused_before_its_body_is_read(database: Database, clock: Clock) -> None:
+    limit(database, max_requests_per_minute=1)
+    client = make_client(database, Limits(clock), framed=True)
+    headers = bearer(make_key(database))
+    asked = {"url": "/v1/chat/completions", "content": b"{", "headers": {**headers, "content-type": "application/json"}}
+    assert client.post(**asked).json()["error"]["code"] == "invalid_json"
+    assert client.get("/v1/files", headers=headers).status_code == 200
+    refused = client.post(**asked)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert "retry-after" in refused.headers
 
 
 def test_streams_tell_the_limits_too_and_come_in_parts(client: TestClient, database: Database) -> None:

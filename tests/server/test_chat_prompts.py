@@ -101,17 +101,17 @@ def test_signs_stay_text_wherever_a_client_may_write_them() -> None:
     messages = [
         user("Hello", name=f"x{sign}"),
         Message("assistant", sign, trained=False, tool_calls=(call,)),
-        Message("tool", sign, trained=False, tool_call_id="call_1"),
+        Message("tool", sign, trained=False, tool_call_id="call_1", name=f"find{sign}"),
     ]
     bare = {"type": "function", "function": {"name": "find", "description": "d", "parameters": {"p": "p"}}}
     plain = [
         user("Hello", name="x"),
         Message("assistant", "a", trained=False, tool_calls=(ToolCall("call_1", "find", '{"q": "b"}'),)),
-        Message("tool", "c", trained=False, tool_call_id="call_1"),
+        Message("tool", "c", trained=False, tool_call_id="call_1", name="find"),
     ]
     written = render_messages(Model(), messages, [tool]).token_ids
     assert signs(written) == signs(render_messages(Model(), plain, [bare]).token_ids)
-    assert read(written).count(sign) - len([1 for each in signs(written) if read((each,)) == sign]) == 7
+    assert read(written).count(sign) - len([1 for each in signs(written) if read((each,)) == sign]) == 8
 
 
 def test_the_mark_of_a_cut_is_one_that_no_text_holds() -> None:

@@ -1,6 +1,7 @@
 """The words in which a wrong field is told, and the bodies that are refused before any route reads them."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from kivnun.errors import UserError
-from kivnun.server.bodies import MAX_DEPTH, RequestBody, check_json
+from kivnun.server.bodies import MAX_DEPTH, MAX_TOLD_ERRORS, MAX_VALUES, RequestBody, check_json
 from kivnun.server.chat.shapes import ChatRequest
 from kivnun.server.errors import ApiError, to_api_error
 from kivnun.server.field_errors import FieldError, describe_field_error
@@ -201,6 +202,29 @@ def test_json_that_cannot_be_kept_is_refused(body: bytes) -> None:
 def test_json_that_only_looks_so_is_taken(value: object) -> None:
     check_json(json.dumps(value).encode())
     check_json(json.dumps(value, ensure_ascii=False).encode())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda count: {"messages": [1] * count},
+        lambda count: {"messages": [{"role": "user", "content": [1] * count}]},
+        lambda count: {f"field{number}": 1 for number in range(count)},
+    ],
+    ids=["values", "values within", "fields"],
+)
+def test_very_many_errors_are_told_as_one(wrong: Callable[[int], dict]) -> None:
+    with pytest.raises(ApiError, match="More than 100 fields") as caught:
+        Body.model_validate(GOOD | wrong(MAX_TOLD_ERRORS + 1))
+    assert (caught.value.status, caught.value.code) == (400, "invalid_value")
+    assert told(GOOD | wrong(20)).code in ("invalid_type", "unknown_parameter")
+
+
+def test_a_body_of_very_many_values_is_refused_by_its_bytes() -> None:
+    check_json(b"[" + b"1," * MAX_VALUES + b"1]")
+    with pytest.raises(ApiError, match="commas") as caught:
+        check_json(b"[" + b"1," * (MAX_VALUES + 1) + b"1]")
+    assert (caught.value.status, caught.value.code) == (400, "too_large")
 
 
 def test_an_error_of_the_command_line_becomes_a_400_with_its_code() -> None:

@@ -90,7 +90,11 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def google_server(start_server: Callable[..., RunningServer], buckets: Path) -> RunningServer:
-    return start_server("--bucket-dir", str(buckets), "--workers", "0")
+    server = start_server("--bucket-dir", str(buckets), "--workers", "0")
+    # The first answer waits until libraries and the model are loaded, which may take longer than clients wait.
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 1}
+    httpx.post(f"{server.base_url}/completions", json=body, headers=server.headers, timeout=SECONDS).raise_for_status()
+    return server
 
 
 @contextmanager

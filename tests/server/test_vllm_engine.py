@@ -246,6 +246,13 @@ def test_a_client_that_leaves_stops_the_computing(face: Face) -> None:
     assert face.place.told("streamed") == []
 
 
+def test_a_client_that_leaves_before_a_whole_answer_stops_it_too(face: Face) -> None:
+    with pytest.raises(httpx2.ReadTimeout):
+        face.client.post("/v1/chat/completions", json={"model": "base", "messages": MESSAGES, "seed": 7}, timeout=5)
+    assert wait_until(lambda: face.place.told("client left") != [], 5)
+    assert face.ask("base").status_code == 200
+
+
 def test_another_base_waits_for_the_first_and_then_takes_its_place(face: Face) -> None:
     body = {"model": "base", "messages": MESSAGES, "stream": True, "max_tokens": 30}
     with face.client.stream("POST", "/v1/chat/completions", json=body) as reply:

@@ -44,6 +44,10 @@ class Answers(BaseHTTPRequestHandler):
             self.fail(500, "secret of the engine")
         elif body.get("seed") == 0:
             self.server.shutdown()
+        elif body.get("seed") == 7:
+            # An answer that takes long: who waits for it may leave.
+            self.rfile.read(1)
+            tell(event="client left")
         elif body.get("stream"):
             self.stream(body)
         else:

@@ -67,6 +67,14 @@ class Limits:
         """
         self._take(caller, "requests", 1)
 
+    def require_request(self, caller: "Caller") -> None:
+        """Look whether `take_request` would let one in, before anything is done for it.
+
+        Raises:
+            ApiError: 429.
+        """
+        self._take(caller, "requests", 1, kept=1)
+
     def take_tokens(self, caller: "Caller", num_tokens: int) -> None:
         """Count the tokens that a request may need: those of its prompt, and the most that it may be answered with.
 
@@ -102,14 +110,14 @@ class Limits:
                 found[f"x-ratelimit-reset-{kind}"] = say_seconds(bucket.seconds_until(capacity, capacity))
         return found
 
-    def _take(self, caller: "Caller", kind: str, amount: int) -> None:
+    def _take(self, caller: "Caller", kind: str, amount: int, *, kept: int = 0) -> None:
         capacity = _capacity(caller, kind)
         if capacity is None:
             return
         with self._lock:
             bucket = self._bucket(caller.project_id, kind, capacity)
             if bucket.level >= amount:
-                bucket.level -= amount
+                bucket.level -= amount - kept
                 return
             wait = bucket.seconds_until(amount, capacity)
         raise self._refusal(caller, kind, amount, capacity, wait)

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kivnun.server.bodies import MAX_JSON_BYTES, check_json
-from kivnun.server.callers import find_caller
+from kivnun.server.callers import find_caller, get_service
 from kivnun.server.counters import Counters
 from kivnun.server.errors import ApiError, hidden_folders, log_failure, to_api_error
 from kivnun.server.route_names import NamedRoute, find_route
@@ -88,8 +88,9 @@ class RequestFrame:
             headers = Headers(scope=scope)
             if _has_body(headers) and not _STREAMED.search(scope["path"]):
                 if "caller" not in scope["state"]:
-                    # Nobody without a key makes the server hold and parse a large body.
-                    await find_caller(Request(scope))
+                    # Nobody without a key, or beyond a limit, makes the server hold and parse a large body.
+                    request = Request(scope)
+                    get_service(request).limits.require_request(await find_caller(request))
                 receive = await _check_body(headers, receive, deployment)
             await self._app(scope, receive, answer)
         except ClientDisconnect:

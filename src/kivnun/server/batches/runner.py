@@ -6,7 +6,8 @@ all share the same few places, so that a long one does not hold up the others.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ from kivnun.server.service import Service
 
 EMBEDDINGS = "/v1/embeddings"
 PLACES = 4
+# Of 50,000 requests each, 30 MiB.
+MOST_BEGUN, MOST_BEGUN_OF_A_PROJECT = 8, 2
+ONLY_END = ("cancelling", "finalizing")
 BUSY = 429
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BEHIND_OTHERS = 0.05
@@ -96,9 +100,9 @@ async def run_batches(service: Service, app: ASGIApp) -> None:
     try:
         while True:
             working = {batch_id: task for batch_id, task in working.items() if not task.done()}
-            for batch_id in await run_in_threadpool(_find_unfinished, service):
-                if batch_id not in working:
-                    working[batch_id] = asyncio.create_task(_work_at(runner, batch_id))
+            unfinished = await run_in_threadpool(_find_unfinished, service)
+            for batch_id in choose_next(unfinished, working):
+                working[batch_id] = asyncio.create_task(_work_at(runner, batch_id))
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         for task in working.values():
@@ -106,10 +110,45 @@ async def run_batches(service: Service, app: ASGIApp) -> None:
         await asyncio.gather(*working.values(), return_exceptions=True)
 
 
-def _find_unfinished(service: Service) -> list[str]:
+@dataclass(frozen=True)
+class Unfinished:
+    """A batch that has not ended.
+
+    Attributes:
+        batch_id: Its id.
+        project_id: Whose it is.
+        only_ends: Whether nothing of it is left to be asked.
+    """
+
+    batch_id: str
+    project_id: str
+    only_ends: bool
+
+
+def choose_next(unfinished: Sequence[Unfinished], working: Container[str]) -> list[str]:
+    """The batches to begin now: few at once, for the requests of each are in memory, and not all of one project.
+
+    Args:
+        unfinished: All of them, the oldest first.
+        working: The ids of those that are worked at.
+    """
+    begun = Counter(each.project_id for each in unfinished if each.batch_id in working)
+    chosen: list[str] = []
+    for each in unfinished:
+        if each.batch_id in working:
+            continue
+        has_place = begun.total() < MOST_BEGUN and begun[each.project_id] < MOST_BEGUN_OF_A_PROJECT
+        if has_place or each.only_ends:
+            begun[each.project_id] += 1
+            chosen.append(each.batch_id)
+    return chosen
+
+
+def _find_unfinished(service: Service) -> list[Unfinished]:
     with service.database.reading() as session:
-        query = select(Batch.id).where(Batch.status.not_in(BATCH_FINISHED)).order_by(Batch.number)
-        return list(session.scalars(query))
+        query = select(Batch.id, Batch.project_id, Batch.status).where(Batch.status.not_in(BATCH_FINISHED))
+        rows = session.execute(query.order_by(Batch.number)).all()
+    return [Unfinished(batch_id, project, status in ONLY_END) for batch_id, project, status in rows]
 
 
 async def _work_at(runner: Runner, batch_id: str) -> None:
@@ -143,7 +182,7 @@ def _begin(service: Service, batch_id: str) -> Begun | None:
     with service.database.reading() as session:
         batch = session.scalars(select(Batch).where(Batch.id == batch_id)).one()
         caller = make_caller(session, batch.project_id, None, frozenset({"inference"}))
-    if batch.status in ("cancelling", "finalizing"):
+    if batch.status in ONLY_END:
         end_batch(service, batch_id, End("cancelled" if batch.status == "cancelling" else "completed"))
         return None
     folder = DataFolder(service.settings.data_dir)

@@ -82,6 +82,7 @@ class ToolMessage(RequestBody):
     role: Literal["tool"]
     content: Content
     tool_call_id: str
+    name: str | None = Field(None, description="The function's, as older programs write it.")
 
 
 class FunctionMessage(RequestBody):
@@ -134,7 +135,8 @@ def _to_message(message: ChatMessage, where: str) -> Message:
     if isinstance(message, AssistantMessage):
         return _to_answer(message, where)
     if isinstance(message, ToolMessage):
-        return Message("tool", join_parts(message.content), trained=False, tool_call_id=message.tool_call_id)
+        text, name = join_parts(message.content), message.name or ""
+        return Message("tool", text, trained=False, tool_call_id=message.tool_call_id, name=name)
     return Message("tool", message.content or "", trained=False, name=message.name)
 
 

@@ -8,20 +8,21 @@ A route calls `proxied` once the request is known to be well-formed and the mode
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx2
 from fastapi import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from kivnun.errors import UserError
 from kivnun.server.callers import Caller
+from kivnun.server.chat.event_stream import CLIENT_GONE, EventStream, unless_gone
 from kivnun.server.errors import ApiError, say_problem
 from kivnun.server.model_names import NamedModel
 from kivnun.server.service import Service
-from kivnun.serving.vllm import VllmModel, VllmServer, name_model
+from kivnun.serving.vllm import VllmModel, VllmServer, VllmServers, name_model
 
 ROUTES = ("/v1/chat/completions", "/v1/completions")
 # vLLM takes more, such as templates and addresses that it would fetch: nothing of that is any client's to choose.
@@ -93,10 +94,18 @@ async def proxied(service: Service, named: NamedModel, request: Request) -> Resp
     caller: Caller = request.state.caller
     # At least one token must be left; what an answer took is known at its end.
     service.limits.take_tokens(caller, 1)
+    answer = await unless_gone(request, _ask(service, servers, caller, model, (_route(request), body)))
+    return Response(status_code=CLIENT_GONE) if answer is None else answer
+
+
+async def _ask(
+    service: Service, servers: VllmServers, caller: Caller, model: VllmModel, asked: tuple[str, dict[str, Any]]
+) -> Response:
+    route, body = asked
     async with AsyncExitStack() as stack:
         try:
             server = await stack.enter_async_context(servers.asking(model))
-            reply = await _send(stack, server, _route(request), body)
+            reply = await _send(stack, server, route, body)
         except UserError as error:
             raise ApiError(
                 503, say_problem(error, service.settings.private_folders), type="server_error", code=error.code
@@ -108,8 +117,8 @@ async def proxied(service: Service, named: NamedModel, request: Request) -> Resp
             _settle(service, caller, *_read_usage(content))
             return Response(content, reply.status_code, media_type="application/json")
         parts = _pass_on(stack.pop_all(), reply, service, caller)
-        return StreamingResponse(parts, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-    return None
+        return EventStream(parts, {})
+    raise AssertionError("an exit stack that is not asked to swallows no error")
 
 
 async def _send(stack: AsyncExitStack, server: VllmServer, route: str, body: dict[str, Any]) -> httpx2.Response:
@@ -128,7 +137,7 @@ async def _read(reply: httpx2.Response) -> bytes:
 
 async def _pass_on(
     stack: AsyncExitStack, reply: httpx2.Response, service: Service, caller: Caller
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The stream as it comes; a client that leaves closes it, and vLLM stops computing."""
     num_events = 0
     async with stack:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, model_validator
 from pydantic.alias_generators import to_camel
 
 from kivnun.database.tables import FineTuningJob, VertexJob
+from kivnun.server.bodies import read_few_errors
 from kivnun.server.vertex.errors import FAILED_CODE
 
 SIZES = {"ONE": 1, "TWO": 2, "FOUR": 4, "EIGHT": 8, "SIXTEEN": 16, "THIRTY_TWO": 32}
@@ -55,6 +56,12 @@ class GoogleBody(BaseModel):
     """What a client sends: names in either of Google's spellings, and no unknown ones."""
 
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, populate_by_name=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def tell_few_errors(cls, value: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """As `RequestBody` does."""
+        return read_few_errors(value, read)
 
 
 class HyperParameters(GoogleBody):
