@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from job_place import JobPlace, lessee
-from log_samples import Line, fit, kept, run_with_kills, saved, step, to_bytes, whole_run
+from log_samples import Line, dataset, fit, kept, run_with_kills, saved, step, to_bytes, whole_run
 
 from kivnun.jobs.follow import Follower
 from kivnun.jobs.queue import CRASH, LeaseLostError, lease_next
@@ -120,6 +120,66 @@ def test_steps_that_are_only_done_again_are_no_progress(place: JobPlace, log: Pa
     log.write_bytes(to_bytes([*again, *whole_run()[2:4]]))
     Follower(place.database, job_id, NAME, log).read()
     assert place.job(job_id).attempts == CRASH
+
+
+def attempts_after(place: JobPlace, job_id: str, log: Path, lines: list[Line]) -> int:
+    """What a crash costs a job whose next attempt, by another worker, writes a log that goes on with these lines."""
+    place.change(job_id, attempts=CRASH)
+    follower = Follower(place.database, job_id, NAME, log)
+    follower.read()
+    log.write_bytes(to_bytes(lines))
+    follower.read()
+    return place.job(job_id).attempts
+
+
+def test_a_model_that_was_kept_before_is_no_progress(place: JobPlace, log: Path) -> None:
+    """As when a job crashes between an epoch's model and its checkpoint: each attempt finds the model there."""
+    job_id = leased(place)
+    lines = whole_run()[:7]
+    assert lines[-1] == kept(2)
+    assert attempts_after(place, job_id, log, lines) == 0
+    for _ in range(2):
+        lines = [*lines, *whole_run()[:2], *whole_run()[4:7]]
+        assert attempts_after(place, job_id, log, lines) == CRASH
+
+
+def test_a_new_model_is_progress_and_one_that_is_older_than_those_that_stay_is_none(place: JobPlace, log: Path) -> None:
+    job_id = leased(place)
+    lines = [kept(number) for number in (2, 3, 4)]
+    assert attempts_after(place, job_id, log, lines) == 0
+    assert attempts_after(place, job_id, log, [*lines, kept(1)]) == CRASH
+    assert attempts_after(place, job_id, log, [*lines, kept(1), kept(5)]) == 0
+
+
+@pytest.mark.parametrize("steps", [[step(1)], [step(1), step(2)]], ids=["one", "two"])
+def test_steps_before_attempts_that_never_begin_to_train_count_once(
+    place: JobPlace, log: Path, steps: list[Line]
+) -> None:
+    """As when memory, which was enough once, is too little even to load the model."""
+    job_id = leased(place)
+    lines = [dataset(), fit(), *steps]
+    log.write_bytes(to_bytes(lines))
+    Follower(place.database, job_id, NAME, log).read()
+    for number in range(2):
+        lines = [*lines, dataset(notes=[f"note {number}"])]
+        assert attempts_after(place, job_id, log, lines) == CRASH
+
+
+def test_a_step_whose_line_is_read_alone_is_progress(place: JobPlace, log: Path) -> None:
+    job_id = leased(place, attempts=CRASH)
+    follower = Follower(place.database, job_id, NAME, log)
+    lines: list[Line] = []
+    for line in (dataset(), fit(), step(1), saved(1)):
+        lines.append(line)
+        log.write_bytes(to_bytes(lines))
+        follower.read()
+    assert place.job(job_id).attempts == 0
+
+
+def test_a_step_is_progress_though_the_log_lost_lines_that_were_told(place: JobPlace, log: Path) -> None:
+    job_id = leased(place, events_read=100)
+    # Of so many steps, not each is an event.
+    assert attempts_after(place, job_id, log, [dataset(validation=0), fit(), step(3, 5000)]) == 0
 
 
 def test_the_end_is_estimated_while_a_job_runs(place: JobPlace, log: Path) -> None:

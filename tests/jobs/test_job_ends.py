@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from job_place import JobPlace, lessee
-from log_samples import fit, run_with_kills, step, to_bytes, whole_run
+from log_samples import fit, run_with_kills, step, to_bytes, validation, whole_run
 from sqlalchemy import select
 
-from kivnun.database.tables import File
+from kivnun.database.tables import File, JobEvent
 from kivnun.errors import UserError
 from kivnun.jobs import failures
 from kivnun.jobs.devices import take_device
@@ -54,6 +54,17 @@ def test_a_finished_run_becomes_a_model_a_file_of_numbers_and_a_status(shared_pl
         f"New fine-tuned model created: {job.fine_tuned_model}",
         "The job has successfully completed",
     ]
+
+
+def test_the_event_of_the_model_tells_which_step_it_is(shared_place: JobPlace) -> None:
+    lines = [{**line, "best": False} if line == validation(4) else line for line in run_with_kills()]
+    work, job_id = trained(shared_place, lines)
+    succeed(work, job_id)
+    with shared_place.database.reading() as session:
+        events = session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.number)).all()
+    model, kept, _ = events
+    assert kept.message == "The model is that of step 2 of 4, which was best in validation"
+    assert model.data == kept.data == {"step": 2, "num_steps": 4, "valid_loss": 1.0}
 
 
 @pytest.mark.parametrize("lines", [whole_run(), run_with_kills()], ids=["undisturbed", "killed"])

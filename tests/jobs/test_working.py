@@ -4,15 +4,18 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from job_place import JobPlace, lessee, to_lines, wait_for
 
 from kivnun.database.tables import FineTuningJob
-from kivnun.jobs import leash, worker
+from kivnun.jobs import leash, one_job, worker
+from kivnun.jobs.devices import take_device
 from kivnun.jobs.job_error import JobError
 from kivnun.jobs.one_job import work_at
+from kivnun.jobs.owner import this_process
 from kivnun.jobs.prepare import prepare
 from kivnun.jobs.prepared import Asked, Prepared, read_answer, read_asked, write_answer, write_asked
 from kivnun.jobs.queue import CRASH, MOST_ATTEMPTS, LeaseLostError, lease_next
@@ -57,6 +60,15 @@ def processes_of(job_id: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def send(job_id: str, number: int) -> bool:
+    """Whether there was a process of a job to send a signal to."""
+    found = processes_of(job_id)
+    for pid in found:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), number)
+    return bool(found)
 
 
 def hash_weights(run_dir: Path) -> dict[str, str]:
@@ -142,6 +154,44 @@ def test_a_stopped_worker_saves_and_costs_no_attempt_and_a_cancelled_job_ends_wi
     assert all(model.checkpoint_step is not None for model in place.models(job_id))
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.4])
+def test_a_service_that_is_stopped_as_a_whole_costs_no_attempt(
+    place: JobPlace, tiny_model_folder: Path, seconds: float
+) -> None:
+    """Whoever stops it sends SIGTERM to the process of a job too, which is gone before its worker is asked to stop."""
+    job_id = add_training(place, tiny_model_folder).id
+    process = place.start_worker()
+    wait_for(lambda: send(job_id, signal.SIGTERM))
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    job = place.job(job_id)
+    assert (job.status, job.attempts, job.lease_owner) == ("validating_files", 0, None)
+
+
+def is_gpu_free(place: JobPlace) -> bool:
+    with take_device(place.root / "jobs", this_process().place, ["0"]) as gpu:
+        return gpu is not None
+
+
+@pytest.mark.parametrize("now", ["validating", "validating again", "training"])
+def test_a_job_keeps_others_from_the_gpu_only_while_it_trains(
+    place: JobPlace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, now: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    job_id = add_training(place, tiny_model_folder).id
+    if now == "training":
+        prepare_here(place, job_id)
+    elif now == "validating again":
+        # What was prepared is gone.
+        place.change(job_id, status="queued", memory_bytes=1)
+    place.start_worker()
+    # It takes as long as the test wants.
+    wait_for(lambda: send(job_id, signal.SIGSTOP))
+    assert place.job(job_id).status == ("running" if now == "training" else "validating_files")
+    assert is_gpu_free(place) == (now != "training")
+
+
 def test_good_files_become_numbers_and_a_recipe(place: JobPlace, tiny_model_folder: Path) -> None:
     prepared = prepare_here(place, add_training(place, tiny_model_folder).id)
     assert isinstance(prepared, Prepared)
@@ -185,11 +235,19 @@ def test_a_job_that_takes_too_much_memory_fails_alone(place: JobPlace, tiny_mode
     assert processes_of(job_id) == []
 
 
-def test_a_job_whose_process_dies_again_and_again_fails_alone(place: JobPlace, tiny_model_folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "terminated"])
+@pytest.mark.parametrize("is_prepared", [False, True], ids=["validating", "training"])
+def test_a_job_whose_process_dies_again_and_again_fails_alone(
+    place: JobPlace, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, is_prepared: bool, number: int
+) -> None:
+    """Some programs that watch over the memory kill, and some ask to end."""
+    monkeypatch.setattr(one_job, "STOP_SECONDS", 0.1)
     job_id = add_training(place, tiny_model_folder).id
+    if is_prepared:
+        prepare_here(place, job_id)
     for attempt in range(1, MOST_ATTEMPTS // CRASH + 1):
-        assert place.job(job_id).status == "validating_files"
-        killer = threading.Thread(target=lambda: wait_for(lambda: leash.kill_marked(job_id)))
+        assert place.job(job_id).status == ("queued" if is_prepared else "validating_files")
+        killer = threading.Thread(target=lambda: wait_for(lambda: send(job_id, number)))
         killer.start()
         work_once(place, job_id)
         killer.join()

@@ -1,5 +1,6 @@
 """Batches through OpenAI's own library against a real server: every line answered once, whatever happens meanwhile."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI, PermissionDeniedError
@@ -16,6 +18,7 @@ from sqlalchemy import select
 
 from kivnun.database.tables import Batch
 from kivnun.server.batches.input import MAX_REQUESTS, read_input
+from kivnun.server.batches.places import Places, most_places
 from kivnun.server.batches.results import ERRORS, OUTPUT, open_results
 from kivnun.server.batches.runner import Unfinished, choose_next
 from kivnun.server.folders import DataFolder
@@ -240,6 +243,45 @@ def test_nothing_of_a_finished_batch_stays_behind_but_its_files(client: OpenAI, 
     folder = DataFolder(server.data_dir)
     assert not folder.batch(done.id).exists()
     assert {folder.file(file_id).stat().st_nlink for file_id in (done.output_file_id, done.error_file_id)} == {1}
+
+
+def test_batches_have_a_share_of_the_rows_and_few_places_beside_others():
+    assert [most_places(max_rows) for max_rows in (1, 16, 64, 200)] == [4, 4, 16, 50]
+
+    async def look() -> None:
+        facts = SimpleNamespace(running=0, waiting=0)
+        settings = SimpleNamespace(max_rows=64)
+        places = Places(SimpleNamespace(settings=settings, pool=SimpleNamespace(facts=lambda: facts)))
+        asked, enough = 0, asyncio.Event()
+
+        async def ask() -> None:
+            nonlocal asked
+            async with places.take():
+                asked += 1
+                facts.running += 1
+                await enough.wait()
+                facts.running -= 1
+
+        asking = [asyncio.create_task(ask()) for _ in range(40)]
+        await asyncio.sleep(0.1)
+        assert asked == 16
+        # Somebody else asks: of those that end, none is followed by another until few are left.
+        facts.running += 1
+        enough.set()
+        await asyncio.sleep(0.01)
+        enough.clear()
+        await asyncio.sleep(0.2)
+        assert asked == 16 + 4
+        facts.running -= 1
+        facts.waiting = 1
+        enough.set()
+        await asyncio.sleep(0.1)
+        assert asked == 20
+        facts.waiting = 0
+        await asyncio.gather(*asking)
+        assert asked == 40
+
+    asyncio.run(look())
 
 
 def test_few_batches_are_begun_at_once_and_not_all_of_one_project():

@@ -47,7 +47,7 @@ def test_only_names_that_hosted_services_have_are_taken_for_such() -> None:
     assert not is_hosted(settings, "gpt-4o" + "-mini" * 20)
     own = ServeSettings(Path("data"), models={"gpt-4o": "folder", "gpt-4o-mini": "ft:bundled:personal::abcdefgh"})
     assert [is_hosted(own, name) for name in ("gpt-4o", "gpt-4o-mini", "gpt-4.1")] == [False, False, True]
-    assert list(base_models(own)) == ["bundled", "gpt-4o"]
+    assert list(base_models(own)) == ["bundled", "bundled-reader", "gpt-4o"]
 
 
 @pytest.mark.parametrize("model", ["gpt-35-turbo-ft", "my-deployment"])

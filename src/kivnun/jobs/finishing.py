@@ -43,12 +43,25 @@ class Numbers:
         accuracy: Training accuracies by token, NaN where none was measured.
         num_tokens: Tokens trained on.
         validations: Loss and accuracy by step.
+        best_step: Whose weights are kept; None for the last one's.
     """
 
     loss: "array[float]" = field(default_factory=lambda: array("d"))
     accuracy: "array[float]" = field(default_factory=lambda: array("d"))
     num_tokens: "array[int]" = field(default_factory=lambda: array("q"))
     validations: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
+    best_step: int | None = None
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights are the model."""
+        return len(self.loss) if self.best_step is None else self.best_step
+
+    @property
+    def kept_loss(self) -> float | None:
+        """Its loss over the validation rows; None where none was measured."""
+        loss, _ = self.validations.get(self.kept_step, (NAN, NAN))
+        return loss if math.isfinite(loss) else None
 
     def take(self, event: dict[str, object]) -> None:
         """Add a line of the log; a step that is done again takes the place of the first time."""
@@ -65,6 +78,8 @@ class Numbers:
             self.num_tokens.append(tokens if isinstance(tokens, int) else 0)
         elif kind == "validation" and isinstance(step, int):
             self.validations[step] = (_number(event, "loss"), _number(event, "token_accuracy"))
+            if event.get("best") is True:
+                self.best_step = step
 
     def _cut(self, length: int) -> None:
         for column in (self.loss, self.accuracy, self.num_tokens):
@@ -139,7 +154,12 @@ def succeed(work: Work, job_id: str) -> None:
         job.result_files = [file_id]
         job.trained_tokens = sum(numbers.num_tokens)
         _end(job, "succeeded", now)
-        add_event(session, job.id, "model", f"New fine-tuned model created: {job.fine_tuned_model}")
+        data = {"step": numbers.kept_step, "num_steps": len(numbers.loss), "valid_loss": numbers.kept_loss}
+        add_event(session, job.id, "model", f"New fine-tuned model created: {job.fine_tuned_model}", data=data)
+        if numbers.kept_step != len(numbers.loss):
+            # The hosted service keeps the last step: whoever comes from there must be told.
+            said = f"The model is that of step {numbers.kept_step} of {len(numbers.loss)}, which was best in validation"
+            add_event(session, job.id, "kept step", said, data=data)
         add_event(session, job.id, "completed", "The job has successfully completed")
     work.log("job_succeeded", {"job": job_id})
 

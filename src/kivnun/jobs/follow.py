@@ -66,7 +66,7 @@ class Follower:
                 break
             for line in lines:
                 self._wording.take(_parse(line))
-        self._wording.hand_over()
+        self._wording.forget()
 
     def _next_lines(self, limit: int) -> list[bytes]:
         """Further whole lines; one that is still being written is read when it is whole."""
@@ -88,7 +88,8 @@ class Follower:
 
     def _tell(self) -> None:
         told = self._wording.hand_over()
-        if told.num_lines <= self._lines_told and not told.said and not told.kept:
+        is_later = told.num_lines > self._lines_told
+        if not (is_later or told.said or told.kept or told.is_further):
             return
         with self._database.writing() as session:
             job = held(session, self._job_id, self._owner)
@@ -98,13 +99,14 @@ class Follower:
 
 def _write(session: Session, job: FineTuningJob, told: Told) -> None:
     _add_events(session, job, told.said)
+    has_new_model = False
     for kept in told.kept:
-        _add_checkpoint(session, job, kept)
+        has_new_model |= _add_checkpoint(session, job, kept)
     job.events_read = max(job.events_read, told.num_lines)
     if told.finishes_at is not None:
         job.estimated_finish = told.finishes_at
-    if told.is_further or told.kept:
-        # What makes progress is not what kills its workers.
+    if told.is_further or has_new_model:
+        # What makes progress is not what kills its workers; each attempt tells of a model that it finds there already.
         job.attempts = 0
 
 
@@ -132,11 +134,11 @@ def _add_events(session: Session, job: FineTuningJob, said: Sequence[Said]) -> N
     session.flush()
 
 
-def _add_checkpoint(session: Session, job: FineTuningJob, kept: Kept) -> None:
-    """A model that clients may use at once, and the end of those that are no longer kept."""
+def _add_checkpoint(session: Session, job: FineTuningJob, kept: Kept) -> bool:
+    """A model that clients may use at once, and the end of those that are no longer kept; whether it is new."""
     known = select(JobCheckpoint.number).where(JobCheckpoint.job_id == job.id, JobCheckpoint.step == kept.step)
     if session.scalar(known) is not None:
-        return
+        return False
     organization = organization_name(session, job)
     name = checkpoint_name(model_name(job, organization), kept.step)
     session.add(
@@ -167,6 +169,7 @@ def _add_checkpoint(session: Session, job: FineTuningJob, kept: Kept) -> None:
     if old:
         session.execute(delete(JobCheckpoint).where(JobCheckpoint.job_id == job.id, JobCheckpoint.step.in_(old)))
         session.execute(delete(TunedModel).where(TunedModel.job_id == job.id, TunedModel.checkpoint_step.in_(old)))
+    return kept.step not in old
 
 
 def organization_name(session: Session, job: FineTuningJob) -> str:

@@ -10,7 +10,7 @@ at any moment brings it to the same end.
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -23,30 +23,39 @@ from kivnun.jobs.job_error import JobError
 from kivnun.jobs.prepared import Asked, Prepared, read_answer, write_asked
 from kivnun.jobs.private_paths import without_paths
 from kivnun.jobs.queue import CRASH, MOST_ATTEMPTS, add_event, held, settle
-from kivnun.jobs.work import Ended, Work, attend, wait_until_free
+from kivnun.jobs.work import Ended, Work, attend, wait_while
 from kivnun.runs.ending import is_held
 from kivnun.runs.store import EVENTS_NAME, RECIPE_NAME
 
 LOG_NAME = "log.txt"
 LOCK_SECONDS = 20.0
+STOP_SECONDS = 2.0
+"""Whoever stops a whole service sends a signal to each of its processes, and perhaps to the worker last."""
 _INTERRUPTED = (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 # -P: the working folder, which holds what clients sent, is no place to import from.
 _PYTHON = ("-P", "-m")
 
 
-def work_at(work: Work, job_id: str, *, environment: Mapping[str, str] | None = None) -> None:
+def work_at(
+    work: Work,
+    job_id: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    let_device_go: Callable[[], None] = lambda: None,
+) -> None:
     """Bring a job on whose lease this worker holds, and give the lease back.
 
     Args:
         work: Of the worker.
         job_id: The job.
         environment: What its processes find in theirs, such as the device that is theirs.
+        let_device_go: Called when the job does not train now, so that the device is another worker's meanwhile.
 
     Raises:
         LeaseLostError: Somebody else works at the job now; nothing of this worker computes for it any more.
     """
     leash.kill_marked(job_id)
-    if not wait_until_free(lambda: is_held(work.folder(job_id) / "run"), seconds=LOCK_SECONDS):
+    if not wait_while(lambda: is_held(work.folder(job_id) / "run"), seconds=LOCK_SECONDS):
         # On another machine of a shared folder its former holder still computes: once it knows, it ends.
         return _give_back(work, job_id)
     work.folder(job_id).mkdir(parents=True, exist_ok=True)
@@ -55,9 +64,10 @@ def work_at(work: Work, job_id: str, *, environment: Mapping[str, str] | None = 
     job = _begin(work, job_id)
     if job is None:
         return None
-    if job.status == "validating_files":
-        return _validate(work, job)
-    return _train(work, job, follower, environment or {})
+    if job.status == "running":
+        return _train(work, job, follower, environment or {})
+    let_device_go()
+    return _validate(work, job)
 
 
 def _begin(work: Work, job_id: str) -> FineTuningJob | None:
@@ -165,7 +175,7 @@ def _explain_end(work: Work, job_id: str, ended: Ended, process: leash.Leashed, 
     failure = follower.failure if follower is not None else None
     if ended.why == "memory":
         fail(work, job_id, failures.too_large(work.room.limit_bytes))
-    elif ended.status in _INTERRUPTED or _is_locked(process, ended):
+    elif _is_locked(process, ended) or (ended.status in _INTERRUPTED and _is_told_to_stop(work)):
         _give_back(work, job_id)
     elif ended.status < 0 or ended.status > 128:
         attempts = give_up_or_retry(work, job_id, failures.crashed(ended.status, MOST_ATTEMPTS // CRASH))
@@ -180,6 +190,11 @@ def _is_locked(process: leash.Leashed, ended: Ended) -> bool:
     """Whether the run could not begin because what is left of an earlier one had not ended yet."""
     code, _ = failures.printed_error(process.printed())
     return ended.status > 0 and code == failures.RUN_LOCKED
+
+
+def _is_told_to_stop(work: Work) -> bool:
+    """Whether the worker should end too; a process that alone was asked to may be one that takes too much memory."""
+    return wait_while(lambda: not work.is_stopping(), seconds=STOP_SECONDS)
 
 
 def _settle(work: Work, job_id: str) -> None:

@@ -68,7 +68,7 @@ class Told:
         said: Events.
         kept: Checkpoints.
         num_lines: How many lines of the log, from its start, need not be read again.
-        is_further: Whether a step was done that was never done before.
+        is_further: Whether these lines tell of a step that was never done before.
         finishes_at: When the last step will be done at this pace; None while that is unknown.
     """
 
@@ -117,10 +117,14 @@ class Wording:
         self._said, self._kept, self._is_further = [], [], False
         return told
 
+    def forget(self) -> None:
+        """Take all lines so far as told: none of their steps is progress any more."""
+        if self._step is not None:
+            self._furthest = max(self._furthest, _whole(self._step, "step"))
+        self.hand_over()
+
     def _begin_step(self, event: Fields) -> None:
         step, num_steps = _whole(event, "step"), _whole(event, "num_steps")
-        self._is_further |= step > self._furthest
-        self._furthest = max(step, self._furthest)
         self._seconds = [*self._seconds[1 - _SPEED_STEPS :], _number(event, "seconds") or 0.0]
         left = (num_steps - step) * sum(self._seconds) / len(self._seconds)
         self._finishes_at = math.ceil(_time(event) + left)
@@ -139,11 +143,19 @@ class Wording:
             # Killed behind the step: it is saved, or will be done again.
             if _whole(event, "from_step") >= number:
                 self._tell_step(None)
-            self._step = None
+            self._leave_step()
+
+    def _leave_step(self) -> None:
+        """Count the latest step, as its line is never read again: counted before, it were progress for each reader."""
+        if self._step is not None:
+            number = _whole(self._step, "step")
+            self._is_further |= number > self._furthest
+            self._furthest = max(number, self._furthest)
+        self._step = None
 
     def _tell_step(self, validation: Fields | None) -> None:
         step = cast("Fields", self._step)
-        self._step = None
+        self._leave_step()
         number, num_steps = _whole(step, "step"), _whole(step, "num_steps")
         data = {"step": number, "total_steps": num_steps, **_measured(step, "train")}
         words = [f"training loss={_shown(step)}"]

@@ -129,15 +129,15 @@ def _watch_memory(work: Work, job_id: str, now_bytes: int, peak: int) -> int:
     return now_bytes
 
 
-def wait_until_free(is_held: Callable[[], bool], *, seconds: float) -> bool:
-    """Wait until nobody holds something; False if that takes too long.
+def wait_while(is_so: Callable[[], bool], *, seconds: float) -> bool:
+    """Wait as long as something is so; False if that takes too long.
 
     Args:
-        is_held: Whether somebody does.
+        is_so: Whether it is.
         seconds: How long is too long.
     """
     end = time.monotonic() + seconds
-    while is_held():
+    while is_so():
         if time.monotonic() > end:
             return False
         time.sleep(LOOK_SECONDS)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +96,8 @@ def _take_one(work: Work, gpus: Sequence[str]) -> bool:
     with work.database.reading() as session:
         if not has_work(session, _lessee(work, work.room.admits)):
             return False
-    with take_device(work.data_dir / "jobs", work.owner.place, gpus) as gpu:
+    with ExitStack() as device:
+        gpu = device.enter_context(take_device(work.data_dir / "jobs", work.owner.place, gpus))
         has_device = gpu is not None or not gpus
 
         def admits(job: FineTuningJob, running: Sequence[FineTuningJob]) -> bool:
@@ -107,7 +108,7 @@ def _take_one(work: Work, gpus: Sequence[str]) -> bool:
         if job is None:
             return False
         work.log("job_leased", {"job": job.id, "status": job.status, "attempts": job.attempts})
-        _work_safely(work, job.id, {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        _work_safely(work, job.id, {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}, device.close)
         return True
 
 
@@ -115,10 +116,10 @@ def _lessee(work: Work, admits: Callable[[FineTuningJob, Sequence[FineTuningJob]
     return Lessee(str(work.owner), lambda name: is_gone(name, work.owner) or name == str(work.owner), admits)
 
 
-def _work_safely(work: Work, job_id: str, environment: Mapping[str, str]) -> None:
+def _work_safely(work: Work, job_id: str, environment: Mapping[str, str], let_device_go: Callable[[], None]) -> None:
     """Work at a job; whatever goes wrong with it does not keep the worker from the next one."""
     try:
-        work_at(work, job_id, environment=environment)
+        work_at(work, job_id, environment=environment, let_device_go=let_device_go)
     except LeaseLostError:
         work.log("lease_lost", {"job": job_id})
     except SQLAlchemyError:

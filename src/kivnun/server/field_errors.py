@@ -150,7 +150,8 @@ def _out_of_bounds(error: Mapping[str, Any], literals: Sequence[str], param: str
     kind, context, value = error["type"], error["ctx"], error["input"]
     if kind in LENGTHS:
         code, problem, bound, key = LENGTHS[kind]
-        expected = f"Expected a {problem.split()[0]} with {bound} {context[key]}."
+        kind = problem.split()[0]
+        expected = f"Expected {'an' if kind == 'array' else 'a'} {kind} with {bound} {context[key]}."
         return FieldError(f"Invalid '{param}': {problem}. {expected}", param, code)
     code, sign, key = BOUNDS[kind]
     # What stands in an address is text, so that only the bound tells what the field holds.

@@ -26,7 +26,7 @@ class JobNews:
     Attributes:
         job: Its id.
         status: `created`, or the status that it has now.
-        model: What is trained, as the client named it.
+        model: What is trained: as the client named it, and what stands in for it.
         fine_tuned_model: What became of it.
         trained_tokens: Tokens that it was trained on.
         minutes: How long it took; None while it goes on.
@@ -66,10 +66,12 @@ class JobWatch:
 
     Args:
         database: Where jobs are.
+        say_model: What a person is told of the model that a client named.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, say_model: Callable[[str], str] = str) -> None:
         self._database = database
+        self._say_model = say_model
         with database.reading() as session:
             self._latest = session.scalar(select(func.max(FineTuningJob.number))) or 0
             self._known = _read_unfinished(session)
@@ -103,25 +105,25 @@ class JobWatch:
 
     def _tell(self, job: FineTuningJob) -> list[JobNews]:
         if job.number <= self._latest:
-            return [_describe(job)]
-        created = [JobNews(job.id, CREATED, job.model)]
-        return created if job.status == "validating_files" else [*created, _describe(job)]
+            return [self._describe(job)]
+        created = [JobNews(job.id, CREATED, self._say_model(job.model))]
+        return created if job.status == "validating_files" else [*created, self._describe(job)]
+
+    def _describe(self, job: FineTuningJob) -> JobNews:
+        minutes, problem = None, None
+        if job.finished_at is not None:
+            minutes = round((job.finished_at - (job.started_at or job.created_at)) / 60, 2)
+        if job.status == "failed" and job.error:
+            problem = f"{job.error['code']}: {job.error['message']}"
+            problem = problem if len(problem) <= _MOST_SIGNS else f"{problem[:_MOST_SIGNS]}..."
+        model = self._say_model(job.model)
+        return JobNews(job.id, job.status, model, job.fine_tuned_model, job.trained_tokens, minutes, problem)
 
 
 def _read_unfinished(session: Session) -> dict[str, str]:
     """The status of every job that has not ended."""
     rows = select(FineTuningJob.id, FineTuningJob.status).where(FineTuningJob.status.in_(UNFINISHED))
     return {row.id: row.status for row in session.execute(rows)}
-
-
-def _describe(job: FineTuningJob) -> JobNews:
-    minutes, problem = None, None
-    if job.finished_at is not None:
-        minutes = round((job.finished_at - (job.started_at or job.created_at)) / 60, 2)
-    if job.status == "failed" and job.error:
-        problem = f"{job.error['code']}: {job.error['message']}"
-        problem = problem if len(problem) <= _MOST_SIGNS else f"{problem[:_MOST_SIGNS]}..."
-    return JobNews(job.id, job.status, job.model, job.fine_tuned_model, job.trained_tokens, minutes, problem)
 
 
 async def tell_jobs(watch: JobWatch, tell: Callable[[JobNews], None], ended: asyncio.Event) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from kivnun.database.tables import CheckpointPermission, TunedModel
 from kivnun.jobs.tuned_base import serving_base
+from kivnun.models.resolve import READER
 from kivnun.server.callers import Caller
 from kivnun.server.errors import ApiError
 from kivnun.server.service import ServeSettings, Service
@@ -39,7 +40,7 @@ _HOSTED = re.compile(
 TUNED_PREFIX = "ft:"
 HOW_TO_ASK_A_TUNED_MODEL = (
     "A tuned model is asked for by the name that its job gives, `job.fine_tuned_model` (ft:...), or by a NAME that "
-    "`kivnun serve --model NAME=ft:...` gives to it."
+    "`kivnun serve --model NAME=ft:...` gives to it; a base model of your own by `kivnun serve --model NAME=FOLDER`."
 )
 STAND_IN_HEADER = "x-kivnun-model"
 
@@ -73,7 +74,7 @@ def base_models(settings: ServeSettings) -> dict[str, str]:
     """
     source = settings.models.get(settings.base_model, settings.base_model)
     own = {name: source for name, source in settings.models.items() if not source.startswith(TUNED_PREFIX)}
-    return {BUNDLED: BUNDLED, stand_in(settings): source, **own}
+    return {BUNDLED: BUNDLED, READER: READER, stand_in(settings): source, **own}
 
 
 def stand_in(settings: ServeSettings) -> str:

@@ -25,7 +25,7 @@ from sqlalchemy import func, make_url, or_, select
 
 from kivnun.database.open import Database, open_database, sqlite_url
 from kivnun.database.projects import ensure_defaults
-from kivnun.database.tables import ApiKey, Project
+from kivnun.database.tables import ApiKey, Project, TunedModel
 from kivnun.runs.atomic import write_atomic
 from kivnun.server.app import create_app
 from kivnun.server.binding import BACKLOG, listen, lock_data, own_address, require_database, require_safe
@@ -35,7 +35,7 @@ from kivnun.server.folders import DataFolder
 from kivnun.server.job_lines import JobNews, JobWatch, tell_jobs
 from kivnun.server.late_pool import LatePool
 from kivnun.server.limits import Limits
-from kivnun.server.model_names import BUNDLED, base_models, stand_in
+from kivnun.server.model_names import BUNDLED, TUNED_PREFIX, base_models, is_hosted, stand_in
 from kivnun.server.servable import require_models
 from kivnun.server.service import ServeSettings, Service
 from kivnun.server.sweep import remove_unacknowledged
@@ -178,7 +178,7 @@ async def _run(service: Service, listener: socket.socket, telling: Telling) -> N
     settings = service.settings
     folder = DataFolder(settings.data_dir)
     workers = _make_workers(service, folder, telling.log)
-    watch = JobWatch(service.database)
+    watch = JobWatch(service.database, lambda name: say_trained(settings, name))
     app = create_app(service)
     app.state.workers = workers
     config = uvicorn.Config(
@@ -200,6 +200,8 @@ async def _run(service: Service, listener: socket.socket, telling: Telling) -> N
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
     def begin() -> None:
+        for line in find_missing_names(service):
+            telling.log(line)
         if watch.num_unfinished:
             telling.log(f"{watch.num_unfinished} job(s) of before have not ended")
         telling.ready(_describe(service, listener))
@@ -218,6 +220,32 @@ async def _run(service: Service, listener: socket.socket, telling: Telling) -> N
         await workers.stop()
         ended.set()
         await news
+
+
+def say_trained(settings: ServeSettings, name: str) -> str:
+    """A model that a job trains, for people.
+
+    Args:
+        settings: Of the server.
+        name: As the client called it.
+    """
+    return f"{name} ({stand_in(settings)} stands in for it)" if is_hosted(settings, name) else name
+
+
+def find_missing_names(service: Service) -> list[str]:
+    """What a person should know of names that were given to tuned models that are not there.
+
+    Args:
+        service: Of a server that is about to answer.
+    """
+    given = {name: tuned for name, tuned in service.settings.models.items() if tuned.startswith(TUNED_PREFIX)}
+    with service.database.reading() as session:
+        there = set(session.scalars(select(TunedModel.name).where(TunedModel.name.in_(given.values()))))
+    return [
+        f"warning: --model {name}={tuned}: this data folder has no such tuned model; requests for {name} get 404"
+        for name, tuned in given.items()
+        if tuned not in there
+    ]
 
 
 def say_stop(watch: JobWatch, *, is_again: bool) -> str:

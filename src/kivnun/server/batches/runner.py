@@ -1,4 +1,4 @@
-"""The task that answers batches: few requests at a time, through the same routes as over HTTP, behind other clients.
+"""The task that answers batches, through the same routes as over HTTP and behind other clients.
 
 A batch that a kill interrupted goes on from the lines that it has. Each batch is worked at by a task of its own, and
 all share the same few places, so that a long one does not hold up the others.
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from kivnun.database.tables import Batch
 from kivnun.server.batches.ends import End, end_batch, remove_left_folders
 from kivnun.server.batches.input import BatchInput, BatchRequest, read_input
+from kivnun.server.batches.places import Places
 from kivnun.server.batches.results import BatchResults, open_results
 from kivnun.server.callers import Caller, make_caller
 from kivnun.server.embeddings.models import find_source
@@ -32,13 +33,11 @@ from kivnun.server.model_names import find_model
 from kivnun.server.service import Service
 
 EMBEDDINGS = "/v1/embeddings"
-PLACES = 4
 # Of 50,000 requests each, 30 MiB.
 MOST_BEGUN, MOST_BEGUN_OF_A_PROJECT = 8, 2
 ONLY_END = ("cancelling", "finalizing")
 BUSY = 429
 SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_BEHIND_OTHERS = 0.05
 LONGEST_PAUSE_SECONDS = 30.0
 MOST_ATTEMPTS = 3
 EXPIRED = {
@@ -54,12 +53,14 @@ class Runner:
     Attributes:
         service: Of the server.
         app: The server's application, which takes the requests.
-        places: How many are asked at once.
+        places: Those in which requests are asked.
+        writing: Held by who writes an answer down: each waits for the disk, in a thread that others need too.
     """
 
     service: Service
     app: ASGIApp
-    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PLACES))
+    places: Places
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ async def run_batches(service: Service, app: ASGIApp) -> None:
         service: Of the server.
         app: The application around it.
     """
-    runner = Runner(service, app)
+    runner = Runner(service, app, Places(service))
     await run_in_threadpool(remove_left_folders, service)
     working: dict[str, asyncio.Task[None]] = {}
     try:
@@ -249,7 +250,7 @@ async def _answer_all(runner: Runner, begun: Begun) -> None:
     left = begun.left()
     with begun.path.open("rb") as file:
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(PLACES):
+            for _ in range(runner.places.most):
                 tasks.create_task(_answer_some(runner, begun, left, file))
 
 
@@ -259,23 +260,18 @@ async def _answer_some(runner: Runner, begun: Begun, left: Iterator[BatchRequest
         reply = await _ask_until_answered(runner, begun, body)
         request_id = reply.headers.get("x-request-id", "")
         answer = {"status_code": reply.status, "request_id": request_id, "body": orjson.loads(reply.body)}
-        await run_in_threadpool(begun.results.add, request.custom_id, answer)
+        async with runner.writing:
+            await run_in_threadpool(begun.results.add, request.custom_id, answer)
 
 
 async def _ask_until_answered(runner: Runner, begun: Begun, body: dict[str, Any]) -> Reply:
     """Ask when no other client waits, and again after being told that there is no room."""
     while True:
-        async with runner.places:
-            await _let_others_go_first(runner.service)
+        async with runner.places.take():
             reply = await ask(runner.app, begun.caller, begun.endpoint, body)
         if reply.status != BUSY or reply.headers.get("x-should-retry") == "false":
             return reply
         await asyncio.sleep(min(float(reply.headers.get("retry-after", "1")), LONGEST_PAUSE_SECONDS))
-
-
-async def _let_others_go_first(service: Service) -> None:
-    while (facts := service.pool.facts()) is not None and facts.waiting:
-        await asyncio.sleep(SECONDS_BEHIND_OTHERS)
 
 
 def _end(service: Service, begun: Begun, status: Literal["completed", "cancelled", "expired"]) -> None:
