@@ -206,6 +206,8 @@ def test_what_was_kept_of_rows_begins_others_with_the_same_answer(rows):
     ]
     begun = [rows.begin(kept=kept) for _ in range(2)]
     assert [row.num_tokens for row in begun] == [25, 25]
+    # A short row is not padded to a longer one's length.
+    assert rows.padded_tokens([25, 3000, 1]) == 3026
     # The first of them writes behind its own copy, and what was kept stays what it was.
     rows.feed(begun[0], [9, 9, 9])
     rows.end(first)

@@ -1,5 +1,6 @@
 """Rows that begin and end alone compute what `TorchEngine` computes for each of them alone."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from transformers import (
 from transformers.models.auto import AutoModelForCausalLM
 
 from kivnun.errors import UserError
+from kivnun.generation.row_groups import TorchRow
 from kivnun.generation.torch_engine import TorchEngine
-from kivnun.generation.torch_rows import TorchRow, TorchRows
+from kivnun.generation.torch_rows import TorchRows
 from kivnun.methods.many_lora import ManyLora
+from kivnun.models.row_cache import ColumnLayer
 from kivnun.models.virtual_tokens import PrefixTokens, PromptTokens
 
 ROOM = 10
@@ -254,16 +257,142 @@ def test_memory_of_rows_is_given_back(tiny_model, prompts):
     for row in begun:
         rows.feed(row, prompts[3])
     rows.step(begun, [1] * 16)
-    size = [buffer.shape for layer in rows._batch.cache.kept for buffer in layer.buffers]
-    assert size[0][0] == 16
+    assert [layer.room for layer in kept_layers(rows)] == [16, 16]
     for row in begun[1:]:
         rows.end(row)
     rows.step(begun[:1], [1])
-    assert rows._batch.cache.kept[0].room <= 4
+    assert kept_layers(rows)[0].room <= 4
     rows.end(begun[0])
-    assert rows._batch.cache.kept == []
+    assert kept_layers(rows) == []
     # To end a row twice is no error: a row that failed may have been ended by what failed.
     rows.end(begun[0])
+
+
+def kept_layers(rows: TorchRows) -> list[ColumnLayer]:
+    return [layer for group in rows._groups._groups for layer in group.batch.cache.kept]
+
+
+def buffer_bytes(rows: TorchRows) -> int:
+    return sum(buffer.nbytes for layer in kept_layers(rows) for buffer in layer.buffers)
+
+
+def test_a_long_row_widens_no_short_ones_and_gives_its_memory_back(tiny_model):
+    rows = TorchRows(tiny_model)
+    short = [rows.begin() for _ in range(63)]
+    for row in short:
+        rows.feed(row, [5, 6, 7])
+    rows.step(short, [1] * 63)
+    before = buffer_bytes(rows)
+    assert before <= 64 * 128 * rows.bytes_per_token
+    long = rows.begin()
+    rows.feed(long, [9] * 3000)
+    rows.step([*short, long], [1] * 64)
+    # Its buffers have room for a while.
+    assert buffer_bytes(rows) <= before + 3 * 3001 * rows.bytes_per_token
+    rows.end(long)
+    rows.step(short, [1] * 63)
+    assert buffer_bytes(rows) == before
+    # So too if it only waits.
+    other = rows.begin()
+    rows.feed(other, [9] * 600)
+    rows.step([other, *short], [1] * 64)
+    rows.step(short, [1] * 63)
+    assert buffer_bytes(rows) == before
+
+
+def test_memory_is_told_with_the_padding_of_rows_of_like_lengths(tiny_folder, tiny_model):
+    rows = TorchRows(tiny_model)
+    assert rows.padded_tokens([]) == 0
+    assert rows.padded_tokens([8000, *[4] * 63]) == 8000 + 63 * 4
+    assert rows.padded_tokens([3, 512, 8, 512]) == 4 * 512
+    # A fourth of the longest is together with it, and less is not.
+    assert rows.padded_tokens([128, 512, 2047, 511, 2048]) == 3 * 2048 + 2 * 511
+    assert rows.padded_tokens([129, 513, 5]) == 2 * 513 + 5
+    model = load_tiny_llama(tiny_folder)
+    PromptTokens(torch.randn(3, 64)).attach(model)
+    assert TorchRows(model).padded_tokens([4, 500]) == 504
+
+
+def test_rows_share_a_batch_as_soon_as_their_lengths_let_them_and_then_stay(tiny_model):
+    rows = TorchRows(tiny_model, first_width=8)
+    begun = [rows.begin() for _ in range(3)]
+    for row, length in zip(begun, (8, 1, 60), strict=True):
+        rows.feed(row, [5] * length)
+    # With the tokens of this step they have 9 and 2.
+    rows.step(begun[:2], [1, 1])
+    assert [group.rows for group in rows._groups._groups] == [[begun[0]], [begun[1]]]
+    rows.step(begun[:2], [1, 1])
+    [group] = rows._groups._groups
+    rows.step(begun, [1, 1, 1])
+    assert [each for each in rows._groups._groups if len(each.rows) == 2] == [group]
+    rows.end(begun[0])
+    rows.step(begun[1:], [1, 1])
+    assert group in rows._groups._groups
+
+
+class Wandering:
+    """Rows that come, step in any order, wait and go, each written down with the logits that it was given."""
+
+    def __init__(self, rows: TorchRows, names: Sequence[str | None], seed: int) -> None:
+        self.rows, self.names = rows, names
+        self.draws = random.Random(seed)  # noqa: S311 - a test
+        self.texts: dict[TorchRow, list[int]] = {}
+        self.given: dict[TorchRow, list[np.ndarray]] = {}
+        self.ended: list[TorchRow] = []
+
+    def begin(self) -> None:
+        row = self.rows.begin(adapter=self.draws.choice(self.names))
+        self.texts[row] = [self.draws.randrange(1, 200) for _ in range(self.draws.choice([1, 3, 7, 8, 20, 31, 33]))]
+        self.given[row] = [self.rows.feed(row, self.texts[row])]
+
+    def end(self) -> None:
+        row = self.draws.choice(self.open)
+        self.rows.end(row)
+        self.ended.append(row)
+
+    @property
+    def open(self) -> list[TorchRow]:
+        return [row for row in self.texts if row not in self.ended]
+
+    def step(self) -> None:
+        # Mostly all of them; an order of its own each time.
+        few = self.draws.random() < 0.2
+        stepping = self.draws.sample(self.open, k=self.draws.randint(1, len(self.open)) if few else len(self.open))
+        tokens = [self.draws.randrange(1, 200) for _ in stepping]
+        for row, token, logits_V in zip(stepping, tokens, self.rows.step(stepping, tokens), strict=True):
+            self.texts[row].append(token)
+            self.given[row].append(logits_V)
+
+    def require_as_alone(self) -> None:
+        for row, text in self.texts.items():
+            assert row in self.ended or row.num_tokens == len(text)
+            alone = self.rows.feed(self.rows.begin(adapter=row.adapter), text, every=True)
+            np.testing.assert_allclose(np.stack(self.given[row]), alone[-len(self.given[row]) :], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gpt2", "bloom", "adapters"])
+def test_rows_that_change_their_batch_among_others_that_come_and_go_compute_as_alone(kind, tiny_model, many):
+    # So narrow that a few tokens make a row too long for others.
+    if kind == "adapters":
+        rows, names = TorchRows(many.model, adapters=many, first_width=8), [None, "one", "two"]
+    else:
+        model = tiny_model if kind == "llama" else make_model(CONFIGS[kind])
+        rows, names = TorchRows(model, first_width=8), [None]
+    wandering, num_batches, places, num_moves = Wandering(rows, names, seed=4), set(), {}, 0
+    for _ in range(60):
+        while len(wandering.open) < 2 or (len(wandering.open) < 12 and wandering.draws.random() < 0.4):
+            wandering.begin()
+        wandering.step()
+        batches = [group.batch for group in rows._groups._groups]
+        assert all(max(each.lengths) <= max(8, 4 * min(each.lengths)) for each in batches)
+        num_batches.add(len(batches))
+        last, places = places, {row: group for group in rows._groups._groups for row in group.rows}
+        num_moves += sum(last.get(row, group) is not group for row, group in places.items())
+        if len(wandering.open) > 2 and wandering.draws.random() < 0.25:
+            wandering.end()
+    assert {2, 3} <= num_batches
+    assert num_moves >= 5
+    wandering.require_as_alone()
 
 
 def test_facts_of_a_model_are_told(tiny_model):
@@ -296,6 +425,8 @@ def test_a_token_that_the_model_does_not_have_is_refused(tiny_model, token: int)
 def test_mistakes_of_the_caller_are_errors_of_the_program(tiny_folder, tiny_model, prompts):
     with pytest.raises(ValueError, match="eval mode"):
         TorchRows(LlamaForCausalLM.from_pretrained(tiny_folder).train())
+    with pytest.raises(ValueError, match="share a batch"):
+        TorchRows(tiny_model, first_width=5)
     rows = TorchRows(tiny_model)
     row = rows.begin()
     rows.feed(row, prompts[0])

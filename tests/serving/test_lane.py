@@ -26,7 +26,7 @@ class Room:
         self.others = False
 
     def may_start(self, lane: Lane, answer: Answer) -> bool:
-        return lane.expected_bytes + answer.expected_tokens * lane.model.bytes_per_token <= self.num_bytes
+        return lane.expected_bytes_with(answer) <= self.num_bytes
 
     def is_short(self) -> bool:
         return False
@@ -133,10 +133,10 @@ def test_of_long_prompts_the_one_that_ends_soonest_goes_on_beside_the_oldest(tur
     assert turns.lane.num_active == 3
     ended = []
     while turns.lane.has_work:
-        fed = sum(answer.fed for answer, _ in asked.values() if not answer.has_ended)
-        assert turns.lane.held_bytes == fed * turns.rows.bytes_per_token
-        left = sum(len(answer.asked.prompt_ids) + 1 for answer, _ in asked.values() if not answer.has_ended)
-        assert turns.lane.expected_bytes == left * turns.rows.bytes_per_token
+        fed = [answer.fed for answer, _ in asked.values() if answer.fed and not answer.has_ended]
+        assert turns.lane.held_bytes == turns.rows.padded_tokens(fed) * turns.rows.bytes_per_token
+        left = [len(answer.asked.prompt_ids) + 1 for answer, _ in asked.values() if not answer.has_ended]
+        assert turns.lane.expected_bytes == turns.rows.padded_tokens(left) * turns.rows.bytes_per_token
         turns.turn()
         ended += [length for length, (answer, _) in asked.items() if answer.has_ended and length not in ended]
     assert ended == [900, 2000, 4000]
@@ -180,6 +180,24 @@ def test_prompts_without_a_place_or_memory_wait(turns):
     turns.room.num_bytes += turns.rows.bytes_per_token
     turns.turn(2)
     assert (turns.lane.num_active, len(turns.lane.waiting)) == (3, 0)
+
+
+def test_rows_are_counted_with_the_padding_that_a_longer_one_brings(turns):
+    for seed in range(3):
+        turns.ask(prompt_of(600, seed=seed), 100)
+    while len(turns.lane.running) < 3:
+        turns.turn()
+    one = turns.rows.bytes_per_token
+    assert turns.lane.expected_bytes == 3 * 700 * one
+    turns.ask(prompt_of(2000, seed=4), 8)
+    [long] = turns.lane.waiting
+    assert turns.lane.expected_bytes_with(long) == 4 * 2008 * one
+    while long not in turns.lane.running:
+        turns.turn()
+    assert turns.lane.expected_bytes == 4 * 2008 * one
+    assert turns.lane.held_bytes == 4 * long.held_tokens * one
+    turns.finish()
+    assert turns.lane.held_bytes == turns.lane.expected_bytes == 0
 
 
 def test_short_prompts_that_begin_alike_and_come_at_once_compute_their_beginning_once(turns):

@@ -15,6 +15,7 @@ from kivnun.errors import UserError
 from kivnun.generation.sampling import Sampling, choose_token, start_draws
 from kivnun.generation.torch_rows import TorchRows
 from kivnun.serving.answers import BusyError, Ended, Token
+from kivnun.serving.one_answer import Answer
 from kivnun.serving.scheduler import Scheduler
 
 
@@ -337,6 +338,38 @@ def test_short_memory_lets_fewer_answers_run_at_once_and_none_starve(scheduler, 
     for number, ears in enumerate(heard):
         assert ears.wait().tokens == answer_alone(rows, prompts[number], 60 if number == 3 else 10)
     assert max(num_rows for num_rows, _ in gate.shapes) <= 4
+
+
+@pytest.mark.parametrize("spare_tokens", [-1, 0])
+def test_a_long_answer_waits_until_there_is_memory_for_the_rows_that_it_widens(scheduler, long_folder, spare_tokens):
+    rows = TorchRows(load_tiny_llama(long_folder), name="long")
+    lane, gate = scheduler.add(rows), Gate(rows)
+    # Four rows of its width, though the tokens of all together are half as many.
+    scheduler.share_memory(row_bytes=rows.bytes_per_token * (4 * 2002 + spare_tokens), prefix_bytes=0)
+    active = []
+    rows._model.register_forward_pre_hook(lambda *_: active.append(lane.num_active))
+    asked = [(range(seed, seed + 600), 60) for seed in range(1, 4)] + [([*range(1, 501)] * 4, 2)]
+    heard = [Heard() for _ in asked]
+    gate.shut()
+    for (prompt, room), ears in zip(asked, heard, strict=True):
+        scheduler.ask(lane, None, ask_for([token % 500 + 1 for token in prompt], room), ears)
+    gate.open()
+    for (prompt, room), ears in zip(asked, heard, strict=True):
+        assert ears.wait().tokens == answer_alone(rows, [token % 500 + 1 for token in prompt], room)
+    assert max(active) == 4 + spare_tokens
+
+
+@pytest.mark.parametrize(("num_tokens", "starts"), [(36, True), (35, False)])
+def test_rows_of_all_models_are_counted_before_one_starts(scheduler, rows, num_tokens: int, starts: bool):
+    scheduler.share_memory(row_bytes=rows.bytes_per_token * num_tokens, prefix_bytes=0)
+    # What its thread would do with them is of no interest here.
+    scheduler.close()
+    lane, other, late = scheduler.add(rows), scheduler.add(rows), scheduler.add(rows)
+    answers = [Answer(number, None, ask_for([5, 6], 10), Heard(), 10, lambda: None) for number in range(3)]
+    lane.running.append(answers[0])
+    other.running.append(answers[1])
+    assert scheduler.may_start(lane, answers[2]) == starts
+    assert scheduler.may_start(late, answers[2])
 
 
 def test_answers_that_outgrow_the_memory_take_turns_by_age_and_come_to_their_end(scheduler, long_folder):

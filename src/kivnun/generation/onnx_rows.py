@@ -91,6 +91,14 @@ class OnnxRows:
         """Memory that a row's cache takes for each token."""
         return len(self._graph.past_names) * self._graph.num_heads * self._graph.head_size * FLOAT_BYTES
 
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """For how many tokens rows take memory: there is no padding.
+
+        Args:
+            lengths: Of the rows, in tokens.
+        """
+        return sum(lengths)
+
     def add_adapter(self, name: str, source: str) -> None:
         """Make an adapter usable.
 

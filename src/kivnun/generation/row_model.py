@@ -67,6 +67,14 @@ class RowModel(Protocol):
         """Memory that a row's cache takes for each token."""
         ...
 
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """For how many tokens rows that step side by side take memory, padding included.
+
+        Args:
+            lengths: Of the rows, in tokens.
+        """
+        ...
+
     def add_adapter(self, name: str, source: str) -> None:
         """Make an adapter usable, without stopping rows of others.
 

@@ -1,10 +1,10 @@
 """Rows of a causal language model in torch: each begins and ends alone, all that answer take the common step together.
 
-A row's prompt is computed alone, in pieces if it is long; with its first step it joins the batch of `models.row_cache`,
-whose rows each step writes one column for. A few kinds of adapters put learned tokens before every text, in columns
-that cannot be aligned at the right; rows of such a model are computed one after another.
+A row's prompt is computed alone, in pieces if it is long; with its first step it joins rows of about its length in a
+batch of `models.row_cache`, whose rows each step writes one column for. A few kinds of adapters put learned tokens
+before every text, in columns that cannot be aligned at the right; rows of such a model are computed one after another.
 
-Shapes: B rows of a step, T tokens, V vocabulary.
+Shapes: B rows of a step, G of them in one batch, T tokens, V vocabulary.
 """
 
 import inspect
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from kivnun.errors import UserError
 from kivnun.generation.adapter_list import unknown_adapter
 from kivnun.generation.engine import logits_not_finite
+from kivnun.generation.row_groups import FIRST_WIDTH, RowGroup, RowGroups, TorchRow
 from kivnun.generation.row_model import Prefix, Row
 from kivnun.models.attention import probe_tolerance
 from kivnun.models.row_cache import (
     Pairs,
-    RowBatch,
     RowCache,
     empty_cache,
     fill_cache,
@@ -35,6 +35,9 @@ from kivnun.models.row_cache import (
 )
 from kivnun.models.types import Model
 from kivnun.models.virtual_tokens import context_tokens, virtual_tokens_of
+
+# Of the longer one of the two rows that every model is tried with.
+PROBE_TOKENS = 6
 
 
 class ChangingAdapters(Protocol):
@@ -59,21 +62,6 @@ class ChangingAdapters(Protocol):
 
 
 @dataclass(eq=False)
-class TorchRow:
-    """One answer in the making.
-
-    Attributes:
-        num_tokens: How many tokens its cache holds.
-        adapter: What it answers with.
-        cache: Its own cache, while it is in no batch.
-    """
-
-    num_tokens: int
-    adapter: str | None
-    cache: RowCache | None
-
-
-@dataclass(eq=False)
 class TorchPrefix:
     """What was computed for some tokens.
 
@@ -95,15 +83,25 @@ class TorchRows:
         model: In eval mode, on its device.
         name: Shown in errors and reports.
         adapters: Adapters on this very model, where it may have some.
+        first_width: Rows of up to so many tokens share a batch, whatever their lengths; see `row_groups`.
 
     Raises:
         UserError: `stage-unsupported` for a model that keeps more of a text than keys and values, or whose rows depend
             on the rows beside them; `logits-not-finite`.
     """
 
-    def __init__(self, model: Model, *, name: str = "torch", adapters: ChangingAdapters | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        name: str = "torch",
+        adapters: ChangingAdapters | None = None,
+        first_width: int = FIRST_WIDTH,
+    ) -> None:
         if model.training:
             raise ValueError("the model must be in eval mode: dropout would change its answers")
+        if first_width < PROBE_TOKENS:
+            raise ValueError(f"the rows of the probe must share a batch, so first_width is at least {PROBE_TOKENS}")
         require_plain_cache(model)
         self.name = name
         self._model = model
@@ -113,8 +111,7 @@ class TorchRows:
         self._num_tokens = len(cast("nn.Embedding", model.get_input_embeddings()).weight)
         virtual = virtual_tokens_of(model)
         self._num_virtual = 0 if virtual is None else virtual.num_tokens
-        self._batch = RowBatch(empty_cache(model), [])
-        self._rows: list[TorchRow] = []
+        self._groups = RowGroups(lambda: empty_cache(model), first_width)
         self._bytes_per_token = _probe(self, model)
 
     @property
@@ -137,6 +134,15 @@ class TorchRows:
     def bytes_per_token(self) -> int:
         """Memory that a row's cache takes for each token."""
         return self._bytes_per_token
+
+    def padded_tokens(self, lengths: Sequence[int]) -> int:
+        """For how many tokens rows that step side by side take memory, padding included.
+
+        Args:
+            lengths: Of the rows, in tokens.
+        """
+        # Rows of a model with learned tokens stay alone.
+        return sum(lengths) if self._num_virtual else self._groups.padded_tokens(lengths)
 
     def add_adapter(self, name: str, source: str) -> None:
         """Make an adapter usable, without stopping rows of others.
@@ -223,17 +229,20 @@ class TorchRows:
         wanted = cast("Sequence[TorchRow]", rows)
         if self._num_virtual:
             return np.stack([self._step_alone(row, token) for row, token in zip(wanted, tokens, strict=True)])
-        self._gather(wanted)
-        order = {id(row): number for number, row in enumerate(wanted)}
-        numbers = [order[id(row)] for row in self._rows]
-        logits_BV = self._step_batch([tokens[number] for number in numbers])
-        for row in self._rows:
-            row.num_tokens += 1
-        if numbers == list(range(len(numbers))):
-            return logits_BV
-        sorted_BV = np.empty_like(logits_BV)
-        sorted_BV[numbers] = logits_BV
-        return sorted_BV
+        groups = self._groups.gather(wanted)
+        place = {id(row): number for number, row in enumerate(wanted)}
+        places = [[place[id(row)] for row in group.rows] for group in groups]
+        # A GPU is given all of them before the first is waited for.
+        stepped = [
+            self._step_group(group, [tokens[number] for number in numbers])
+            for group, numbers in zip(groups, places, strict=True)
+        ]
+        if places == [list(range(len(wanted)))]:
+            return stepped[0].cpu().numpy()
+        logits_BV = np.empty((len(wanted), stepped[0].shape[1]), dtype=np.float32)
+        for numbers, logits_GV in zip(places, stepped, strict=True):
+            logits_BV[numbers] = logits_GV.cpu().numpy()
+        return logits_BV
 
     def keep(self, row: Row, start: int, stop: int) -> TorchPrefix:
         """A copy of what was computed for the tokens from `start` to before `stop` of a row.
@@ -255,43 +264,22 @@ class TorchRows:
         """Give a row's memory free."""
         own = cast("TorchRow", row)
         own.cache = None
-        slot = next((slot for slot, each in enumerate(self._rows) if each is own), None)
-        if slot is not None:
-            self._leave(slot)
+        self._groups.remove(own)
 
-    def _gather(self, wanted: Sequence[TorchRow]) -> None:
-        """Let the batch consist of these rows."""
-        stepping = {id(row) for row in wanted}
-        for slot in reversed(range(len(self._rows))):
-            if id(self._rows[slot]) not in stepping:
-                self._rows[slot].cache = self._batch.alone(slot, empty_cache(self._model))
-                self._leave(slot)
-        for row in wanted:
-            if row.cache is not None:
-                self._batch.join(row.cache)
-                self._rows.append(row)
-                row.cache = None
-        if len(self._rows) != len(wanted):
-            raise ValueError("a row that has ended, or one twice, cannot take a step")
-
-    def _leave(self, slot: int) -> None:
-        self._batch.leave(slot)
-        self._rows[slot] = self._rows[-1]
-        self._rows.pop()
-        if not self._rows:
-            self._batch = RowBatch(empty_cache(self._model), [])
-
-    def _step_batch(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        batch, device = self._batch, self._model.device
+    def _step_group(self, group: RowGroup, tokens: Sequence[int]) -> Tensor:
+        """Logits of the rows of one batch, shape (G, V)."""
+        batch, device = group.batch, self._model.device
         batch.make_room()
-        lengths_B1 = torch.tensor(batch.lengths, device=device)[:, None]
+        lengths_G1 = torch.tensor(batch.lengths, device=device)[:, None]
         width = max(batch.lengths)
-        mask_BT = (torch.arange(width + 1, device=device) >= width - lengths_B1).long()
-        names = [row.adapter for row in self._rows]
-        ids_B1 = torch.tensor(tokens, device=device)[:, None]
-        logits_B1V = self._forward(batch.cache, ids_B1, lengths_B1, mask_BT, names, 1)
+        mask_GT = (torch.arange(width + 1, device=device) >= width - lengths_G1).long()
+        names = [row.adapter for row in group.rows]
+        ids_G1 = torch.tensor(tokens, device=device)[:, None]
+        logits_G1V = self._forward(batch.cache, ids_G1, lengths_G1, mask_GT, names, 1)
         batch.lengths = [length + 1 for length in batch.lengths]
-        return logits_B1V[:, 0].cpu().numpy()
+        for row in group.rows:
+            row.num_tokens += 1
+        return logits_G1V[:, 0]
 
     def _step_alone(self, row: TorchRow, token: int) -> NDArray[np.float32]:
         try:
@@ -335,7 +323,7 @@ def _probe(rows: TorchRows, model: Model) -> int:
         UserError: `stage-unsupported` where they do not; `logits-not-finite`.
     """
     vocab_size = model.config.get_text_config().vocab_size
-    ids = [number * 7919 % vocab_size for number in range(1, 10)]
+    ids = [number * 7919 % vocab_size for number in range(1, PROBE_TOKENS + 4)]
     short, long = ids[:3], ids[3:]
     try:
         wanted_BV = np.stack([rows.feed(rows.begin(), tokens) for tokens in (short, long)])

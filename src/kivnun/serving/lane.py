@@ -95,12 +95,24 @@ class Lane:
     @property
     def held_bytes(self) -> int:
         """Memory that the rows take."""
-        return sum(answer.held_tokens for answer in self._active) * self.model.bytes_per_token
+        # Padding also of rows that do not step yet or wait for memory, for it comes with their next step.
+        return self._bytes_of([answer.held_tokens for answer in self._active if answer.held_tokens])
 
     @property
     def expected_bytes(self) -> int:
         """Memory that the rows are expected to take before they end."""
-        return sum(answer.expected_tokens for answer in self._active) * self.model.bytes_per_token
+        return self._bytes_of([answer.expected_tokens for answer in self._active])
+
+    def expected_bytes_with(self, answer: Answer) -> int:
+        """The same with one more row, which may make others wider.
+
+        Args:
+            answer: Waits for its row.
+        """
+        return self._bytes_of([each.expected_tokens for each in (*self._active, answer)])
+
+    def _bytes_of(self, lengths: Sequence[int]) -> int:
+        return self.model.padded_tokens(lengths) * self.model.bytes_per_token
 
     @property
     def _active(self) -> list[Answer]:

@@ -196,8 +196,8 @@ class Scheduler:
         """
         if lane.num_active == 0:
             return True
-        taken = sum(each.expected_bytes for each in self.lanes)
-        return taken + answer.expected_tokens * lane.model.bytes_per_token <= self._row_bytes
+        others = sum(each.expected_bytes for each in self.lanes if each is not lane)
+        return others + lane.expected_bytes_with(answer) <= self._row_bytes
 
     def is_short(self) -> bool:
         """Whether the rows of all models take more memory than there is for them."""
