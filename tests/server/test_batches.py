@@ -252,36 +252,39 @@ def test_batches_have_a_share_of_the_rows_and_few_places_beside_others():
         facts = SimpleNamespace(running=0, waiting=0)
         settings = SimpleNamespace(max_rows=64)
         places = Places(SimpleNamespace(settings=settings, pool=SimpleNamespace(facts=lambda: facts)))
-        asked, enough = 0, asyncio.Event()
+        asked: list[int] = []
+        may_end = [asyncio.Event() for _ in range(40)]
 
-        async def ask() -> None:
-            nonlocal asked
+        async def ask(number: int) -> None:
             async with places.take():
-                asked += 1
+                asked.append(number)
                 facts.running += 1
-                await enough.wait()
+                await may_end[number].wait()
                 facts.running -= 1
 
-        asking = [asyncio.create_task(ask()) for _ in range(40)]
-        await asyncio.sleep(0.1)
-        assert asked == 16
-        # Somebody else asks: of those that end, none is followed by another until few are left.
+        async def rest_at(count: int) -> None:
+            while len(asked) < count:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert asked == list(range(count))
+
+        asking = [asyncio.create_task(ask(number)) for number in range(40)]
+        await rest_at(16)
+        # Somebody else asks: those that end are followed by others only when few are left.
         facts.running += 1
-        enough.set()
-        await asyncio.sleep(0.01)
-        enough.clear()
-        await asyncio.sleep(0.2)
-        assert asked == 16 + 4
+        for number in range(16):
+            may_end[number].set()
+        await rest_at(16 + 4)
         facts.running -= 1
         facts.waiting = 1
-        enough.set()
-        await asyncio.sleep(0.1)
-        assert asked == 20
+        for number in range(16, 40):
+            may_end[number].set()
+        await rest_at(20)
         facts.waiting = 0
         await asyncio.gather(*asking)
-        assert asked == 40
+        assert asked == list(range(40))
 
-    asyncio.run(look())
+    asyncio.run(asyncio.wait_for(look(), SECONDS))
 
 
 def test_few_batches_are_begun_at_once_and_not_all_of_one_project():

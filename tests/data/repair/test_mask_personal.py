@@ -160,6 +160,15 @@ def test_a_number_that_counts_only_once_its_neighbour_is_masked_is_masked_too(tm
     assert mend(tmp_path, mask_personal_data, jsonl({"text": text})).rows == [{"text": "ID number [EMAIL] [ID]"}]
 
 
+@pytest.mark.parametrize("number", [12345674, "12345674"])
+def test_words_of_one_column_make_the_number_of_another_an_id(tmp_path: Path, number: object) -> None:
+    row = {"context": "ת.ז.", "question": number, "answer": "x"}
+    masked = mend(tmp_path, mask_personal_data, jsonl(row)).rows
+    assert masked == [{**row, "question": "[ID]"}]
+    assert personal_codes(FORMATS["columns"].read(Row(masked[0], "in", 1))) == []
+    assert mend(tmp_path, mask_personal_data, jsonl({**row, "context": "order"})).rows == [{**row, "context": "order"}]
+
+
 def test_a_number_of_any_size_and_half_a_character_stay_in_masked_arguments(tmp_path: Path) -> None:
     arguments = '{"to": "a@b.org", "big": 1234567890123456789012310, "half": "\\ud83d"}'
     mended = mend(tmp_path, mask_personal_data, jsonl({"arguments": arguments}))

@@ -147,13 +147,17 @@ class Mask:
     def _mask_joined(self, values: Sequence[object]) -> list[object]:
         """Values of columns, two of which may be read as one text: words in one make a number in the next one an ID."""
         masked = list(values)
-        texts = {place: value for place, value in enumerate(values) if isinstance(value, str)}
+        # Numbers are read as texts too.
+        texts = {place: str(value) for place, value in enumerate(values) if _is_text_or_number(value)}
         for place, text in texts.items():
             if not self._spans(_COUNTS_AS_ID + text[:_HEAD_CHARACTERS]):
                 continue
+            shown = text
             for other in texts.keys() - {place}:
                 words = texts[other][-_HEAD_CHARACTERS:] + "\n\n"
-                masked[place] = self._mask_behind(words, str(masked[place]))
+                shown = self._mask_behind(words, shown)
+            if shown != text:
+                masked[place] = shown
         return masked
 
     def _mask_keys(self, fields: Mapping[str, object]) -> list[str]:
@@ -182,6 +186,10 @@ class Mask:
 
     def _spans(self, text: str) -> list[PersonalSpan]:
         return [span for span in find_personal(text) if span[0] in self.kinds]
+
+
+def _is_text_or_number(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _names_something(key: str, fields: Mapping[str, object]) -> bool:
