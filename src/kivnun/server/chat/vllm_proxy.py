@@ -117,6 +117,8 @@ async def _ask(
             _settle(service, caller, *_read_usage(content))
             return Response(content, reply.status_code, media_type="application/json")
         parts = _pass_on(stack.pop_all(), reply, service, caller)
+        # Begun here: one that never began would not end either, and a client may leave before its first part.
+        await anext(parts)
         return EventStream(parts, {})
     raise AssertionError("an exit stack that is not asked to swallows no error")
 
@@ -138,10 +140,11 @@ async def _read(reply: httpx2.Response) -> bytes:
 async def _pass_on(
     stack: AsyncExitStack, reply: httpx2.Response, service: Service, caller: Caller
 ) -> AsyncGenerator[bytes, None]:
-    """The stream as it comes; a client that leaves closes it, and vLLM stops computing."""
+    """Nothing at first, then the stream as it comes; a client that leaves closes it, and vLLM stops computing."""
     num_events = 0
     async with stack:
         try:
+            yield b""
             async for part in reply.aiter_raw():
                 num_events += part.count(b"data: ")
                 yield part
