@@ -48,22 +48,18 @@ async def begin_upload(request: Request, caller: Caller, root: Path, name: str) 
     return Response(headers={"location": f"{place}?uploadType=resumable&upload_id={session.upload_id}"})
 
 
-async def take_piece(request: Request, caller: Caller, root: Path, upload_id: str) -> Response:
+async def take_piece(request: Request, session: Session) -> Response:
     """Take the next bytes of an object: 308 with the bytes that are here, or the object when all are.
 
     Args:
         request: Its body are the bytes, `Content-Range` says which.
-        caller: Who brings them.
-        root: Folder of the bucket.
-        upload_id: Of the session.
+        session: The upload.
 
     Raises:
-        ApiError: 400 for bytes that do not follow those that came, or are not what the client says; 404 where there is
-            no such upload.
+        ApiError: 400 for bytes that do not follow those that came, or are not what the client says.
         ClientDisconnect: What came until then is kept.
     """
     uploads: ResumableUploads = request.app.state.resumable_uploads
-    session = uploads.find(caller.project_id, root, upload_id)
     piece = read_range(request.headers.get("content-range", ""))
     said = read_goog_hash(request.headers.get("x-goog-hash", ""))
     async with session.lock:

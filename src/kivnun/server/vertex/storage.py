@@ -27,7 +27,7 @@ from kivnun.server.vertex.errors import GoogleRoute
 from kivnun.server.vertex.objects import describe, keep_upload, read_name, say_time
 from kivnun.server.vertex.pieces import begin_upload, take_piece
 from kivnun.server.vertex.related import receive_media, receive_related
-from kivnun.server.vertex.resumable import ResumableUploads
+from kivnun.server.vertex.resumable import ResumableUploads, Session
 
 router = APIRouter(tags=["storage"], route_class=GoogleRoute)
 Reader = Annotated[Caller, Depends(require("files:read"))]
@@ -100,8 +100,7 @@ async def upload_object(
     return told
 
 
-@router.put("/upload/storage/v1/b/{bucket}/o", openapi_extra=PIECE_BODY, response_model=None)
-async def upload_piece(
+def find_session(
     bucket: str,
     request: Request,
     caller: Writer,
@@ -109,26 +108,39 @@ async def upload_piece(
     alt: Alt,
     upload_id: Annotated[str, Query(max_length=64)],
     uploadType: Literal["resumable"] = "resumable",
-) -> Response:
+) -> Session:
+    """The upload in pieces that an address names.
+
+    Args:
+        bucket: Where its object goes.
+        request: As it came.
+        caller: Whose upload it must be.
+        service: Of the server.
+        alt: How the reply looks.
+        upload_id: Of the upload.
+        uploadType: As every address of an upload has it.
+
+    Raises:
+        ApiError: 400 where the server has no buckets, 404 for a bucket or an upload that is not there.
+    """
+    uploads: ResumableUploads = request.app.state.resumable_uploads
+    return uploads.find(caller.project_id, find_bucket(service.settings.bucket_dir, bucket), upload_id)
+
+
+TheSession = Annotated[Session, Depends(find_session)]
+
+
+@router.put("/upload/storage/v1/b/{bucket}/o", openapi_extra=PIECE_BODY, response_model=None)
+async def upload_piece(request: Request, session: TheSession) -> Response:
     """Take the next bytes of an object, or tell how many have come."""
-    root = await run_in_threadpool(find_bucket, service.settings.bucket_dir, bucket)
-    return await take_piece(request, caller, root, upload_id)
+    return await take_piece(request, session)
 
 
 @router.delete("/upload/storage/v1/b/{bucket}/o", status_code=CANCELLED, response_model=None)
-def cancel_upload(
-    bucket: str,
-    request: Request,
-    caller: Writer,
-    service: TheService,
-    alt: Alt,
-    upload_id: Annotated[str, Query(max_length=64)],
-    uploadType: Literal["resumable"] = "resumable",
-) -> Response:
+def cancel_upload(request: Request, session: TheSession) -> Response:
     """Give up an object on its way; what came of it is gone."""
-    root = find_bucket(service.settings.bucket_dir, bucket)
     uploads: ResumableUploads = request.app.state.resumable_uploads
-    uploads.drop(uploads.find(caller.project_id, root, upload_id))
+    uploads.drop(session)
     return Response(status_code=CANCELLED)
 
 
